@@ -1,0 +1,69 @@
+"""The one error tree: each leaf is named for the fact, each message says what, where and what to do."""
+
+from __future__ import annotations
+
+
+class MarketPrismError(Exception):
+    """Base of every error this project raises on purpose; the CLI prints its message as one line."""
+
+
+class Recoverable(MarketPrismError):
+    """The same call may succeed later; retry catches only this."""
+
+
+class SettingsError(MarketPrismError):
+    """A setting is unknown, has the wrong type or is out of range."""
+
+
+class ServiceUnavailable(Recoverable):
+    """Kafka, Redis or a local process does not answer within its deadline."""
+
+
+class ServiceSetupError(MarketPrismError):
+    """A local service cannot be installed or started (no network, port taken, no disk, no Java)."""
+
+
+class InvalidInstrument(MarketPrismError):
+    """Text is not `venue.market_type.BASE-QUOTE[-...]` or breaks the grammar of its market type."""
+
+
+class CorruptFrame(MarketPrismError):
+    """Bytes are not a whole frame or invalidation of a version this code reads."""
+
+
+class CorruptPage(MarketPrismError):
+    """A stored state page has the wrong length, magic or version."""
+
+
+class CorruptDay(MarketPrismError):
+    """A recorded day misses a file, or a checksum or row count is wrong."""
+
+
+class TickRefused(MarketPrismError):
+    """A tick breaks the rules of the wire; `reason` is one of the words in docs/wire.md.
+
+    Attributes:
+        reason: machine word, such as `bad_number`.
+        detail: what was wrong and where, for people.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class PublishFailed(Recoverable):
+    """Kafka did not acknowledge records within the deadline; they were not lost silently."""
+
+
+class TooStale(Recoverable):
+    """No copy could be proven as fresh as was asked for."""
+
+
+class OwnerFenced(MarketPrismError):
+    """A newer owner of the partition exists; this worker must stop writing."""
+
+
+class DeadlineExceeded(Recoverable):
+    """A wait reached its deadline; the message names what was awaited."""
