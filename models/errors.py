@@ -27,6 +27,10 @@ class InvalidInstrument(MarketPrismError):
     """Text is not `venue.market_type.BASE-QUOTE[-...]` or breaks the grammar of its market type."""
 
 
+class InvalidKey(MarketPrismError):
+    """Text is not a cache key: `namespace:subject[:id]`, or `md:<instrument>:<facet>`."""
+
+
 class CorruptFrame(MarketPrismError):
     """Bytes are not a whole frame or invalidation of a version this code reads."""
 
@@ -51,6 +55,13 @@ class TickRefused(MarketPrismError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class WriteRefused(TickRefused):
+    """A cache write breaks the bounds of the wire; its reason is `bad_write`."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("bad_write", detail)
 
 
 class PublishFailed(Recoverable):

@@ -26,6 +26,7 @@ _SYMBOL = {
     "futures": re.compile(_PAIR + r"(-[0-9]{6})?"),
     "options": re.compile(_PAIR + r"-[0-9]{6}-[0-9]+(\.[0-9]+)?-[CP]"),
 }
+_FORM = {"futures": "BASE-QUOTE[-YYMMDD]", "options": "BASE-QUOTE-YYMMDD-STRIKE-C|P"}
 
 
 class Instrument(msgspec.Struct, frozen=True):
@@ -60,14 +61,14 @@ def validate(venue: str, market_type: str, symbol: str) -> None:
     """Check the grammar of an instrument's three parts.
 
     Raises:
-        InvalidInstrument: the message names the part and the form that is expected; `args[1]` is `bad_market` or `bad_symbol`.
+        InvalidInstrument: names the part and the form that is expected; `args[1]` is `bad_market` or `bad_symbol`.
     """
     if not _VENUE.fullmatch(venue):
         raise InvalidInstrument(f"venue {venue!r} must be lower-case letters, digits, - or _", "bad_market")
     if market_type not in _SYMBOL:
         raise InvalidInstrument(f"market type {market_type!r} is none of {', '.join(MARKET_TYPES)}", "bad_market")
     if not _SYMBOL[market_type].fullmatch(symbol):
-        form = {"futures": "BASE-QUOTE[-YYMMDD]", "options": "BASE-QUOTE-YYMMDD-STRIKE-C|P"}.get(market_type, "BASE-QUOTE")
+        form = _FORM.get(market_type, "BASE-QUOTE")
         raise InvalidInstrument(f"symbol {symbol!r} is not {form} in upper case ({market_type})", "bad_symbol")
 
 
@@ -80,8 +81,9 @@ def parse(text: str) -> Instrument:
     parts = text.split(".", 2)
     if len(parts) != 3:
         raise InvalidInstrument(f"instrument {text!r} is not venue.market_type.BASE-QUOTE", "bad_symbol")
-    validate(*parts)
-    return Instrument(*parts)
+    venue, market_type, symbol = parts
+    validate(venue, market_type, symbol)
+    return Instrument(venue, market_type, symbol)
 
 
 def murmur2(data: bytes) -> int:
