@@ -1,10 +1,10 @@
-"""Invalidations: what changed after version `from` up to `to` in one source partition (docs/wire.md, 'Invalidations')."""
+"""Invalidations: what changed after version `from` up to `to` in one source partition (docs/wire.md)."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
@@ -49,8 +49,6 @@ class KeyOp(IntEnum):
 
 
 _KEY_OPS = {int(op): op for op in KeyOp}  # a dict read is ten times as fast as calling the enum
-_NO_CHANGES: NDArray[np.void] = np.empty(0, CHANGE)
-_NO_STAMPS: NDArray[np.void] = np.empty(0, STAMP)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,8 +75,8 @@ class Invalidation:
     to_version: int
     watermark_ns: int = 0
     sent_ns: int = 0
-    changes: NDArray[np.void] = _NO_CHANGES
-    stamps: NDArray[np.void] = _NO_STAMPS
+    changes: NDArray[np.void] = field(default_factory=lambda: np.empty(0, CHANGE))
+    stamps: NDArray[np.void] = field(default_factory=lambda: np.empty(0, STAMP))
     keys: tuple[tuple[KeyOp, str], ...] = ()
     rows: bytes | None = None
 
@@ -187,7 +185,7 @@ def changed_keys(record: Invalidation, text_of: Callable[[int], str | None] | No
 
 
 def _decode_keys(data: bytes, at: int, n_keys: int) -> tuple[tuple[tuple[KeyOp, str], ...], int]:
-    keys = []
+    keys: list[tuple[KeyOp, str]] = []
     for _ in range(n_keys):
         if at + _KEY.size > len(data):
             raise CorruptFrame(f"invalidation ends at byte {len(data)}, inside key {len(keys)} of {n_keys}")
