@@ -1,0 +1,106 @@
+"""Where Kafka and Redis run is chosen once a session: addresses given by environment, else containers, else processes.
+
+Unit tests ask for none of this, and then nothing is started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import itertools
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import pytest
+
+from models.errors import DeadlineExceeded
+from streams.services.ports import free_ports
+from streams.settings import Settings
+from tests.sites import Site, choose_site, forget_topics
+
+ROOT = Path(__file__).resolve().parents[1]
+_POLL_S = 0.01
+
+T = TypeVar("T")
+_site_key = pytest.StashKey[Site]()
+
+
+class WaitUntil(Protocol):
+    async def __call__(self, condition: Callable[[], T | Awaitable[T]], deadline_s: float, what: str) -> T: ...
+
+
+@pytest.fixture(scope="session")
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A real Kafka and a real Redis that every test of the session shares."""
+    with choose_site(tmp_path_factory.mktemp("site")) as chosen:
+        request.config.stash[_site_key] = chosen
+        yield chosen
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if chosen := config.stash.get(_site_key, None):
+        terminalreporter.write_line(f"Kafka {chosen.bootstrap} and Redis {chosen.redis_url}: {chosen.how}")
+
+
+@pytest.fixture(scope="session")
+def session_prefix(site: Site) -> Iterator[str]:
+    """What every topic and key of this session begins with; a site that outlives the session is left without them."""
+    prefix = f"test.{uuid.uuid4().hex[:8]}."
+    yield prefix
+    if not site.temporary:
+        asyncio.run(forget_topics(site.bootstrap, prefix))
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def settings(site: Site, session_prefix: str, tmp_path: Path) -> Settings:
+    """Settings of one test: the site, topics, a consumer group, a worker's folder and port of its own."""
+    name = f"{session_prefix}{next(_numbers)}"
+    defaults = Settings()
+    return replace(
+        defaults,
+        kafka=replace(defaults.kafka, bootstrap=site.bootstrap),
+        redis=replace(defaults.redis, url=site.redis_url),
+        topics=replace(defaults.topics, prefix=f"{name}."),
+        worker=replace(defaults.worker, id=name, data_dir=str(tmp_path / "worker"), port=free_ports(1)[0]),
+    )
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of recorded market data beside the checkout."""
+    folder = ROOT.parent / "shared"
+    if not (folder / "market_data").is_dir():
+        pytest.skip(f"needs recorded market data in ../{folder.name}/market_data beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> WaitUntil:
+    """Wait for a condition, sync or async, and return its first true value.
+
+    Raises:
+        DeadlineExceeded: `what` did not come within `deadline_s`.
+    """
+
+    async def wait(condition: Callable[[], T | Awaitable[T]], deadline_s: float, what: str) -> T:
+        end = time.monotonic() + deadline_s
+        while True:
+            value = condition()
+            if inspect.isawaitable(value):
+                with contextlib.suppress(TimeoutError):
+                    value = await asyncio.wait_for(value, max(end - time.monotonic(), _POLL_S))
+            if value and not inspect.isawaitable(value):
+                return value
+            if time.monotonic() > end:
+                raise DeadlineExceeded(f"{what} did not come within {deadline_s:g} s")
+            await asyncio.sleep(_POLL_S)
+
+    return wait
