@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib import import_module
 
@@ -54,6 +55,8 @@ def cli() -> None:
 
 def main() -> None:
     """Exit 0 done, 1 failed with one clear line on stderr, 2 wrong use."""
+    # libraries tell each failed attempt to stderr where nobody set up logging; the one clear line is ours
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as exc:
