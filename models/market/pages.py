@@ -1,0 +1,134 @@
+"""Pages: the records in which a partition's state rests in the changelog and in RocksDB, key by key.
+
+Every value begins with the owner token of its writer (protocol rule 1), little-endian i64. Numbers in keys are
+big-endian, so that a scan meets pages in order.
+
+| key | value after the token |
+|---|---|
+| `O` | owner record: its Kafka offset is the token; text for people |
+| `S` page u32 | msgpack list of the definitions of slots 64 * page ... |
+| `R` facet u8, page u32 | source version i64, 64 state rows of 10 i64 |
+| `B` slot u32 | book header, `K` slot u32, chunk u32: its levels, `P` slot u32: its pending rows |
+| `E` key | generic entry: version i64 big-endian, msgpack entry |
+| `C` | control page: what decides whether a row counts (rule 3), msgpack |
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import CorruptPage
+from models.market.conflate import PAGE_SLOTS
+from models.market.facets import N_COLUMNS
+from models.market.instruments import Instrument
+
+T = TypeVar("T")
+
+OWNER = b"O"
+CONTROL = b"C"
+SLOTS, ROWS, BOOK, CHUNK, PENDING, ENTRY = b"S", b"R", b"B", b"K", b"P", b"E"
+
+_TOKEN = struct.Struct("<q")
+_U32 = struct.Struct(">I")
+_ROW_KEY = struct.Struct(">cBI")
+_CHUNK_KEY = struct.Struct(">cII")
+
+Record = tuple[bytes, bytes | None]  # key, value without token; None deletes
+
+
+class Flush(NamedTuple):
+    """What one barrier makes durable. Records of one group must appear together or not at all."""
+
+    groups: list[list[Record]]
+    control: Record  # only after all groups are acknowledged
+
+
+class SourcePosition(msgspec.Struct, array_like=True):
+    """How far one source has been applied in a partition; `heard_ms` is the log-append time of its last frame."""
+
+    position: int
+    heard_ms: int
+
+
+class ControlPage(msgspec.Struct):
+    """Frames at or below `frames_version` are dropped when replayed, writes at or below `writes_version` too."""
+
+    frames_version: int
+    writes_version: int
+    sources: dict[int, SourcePosition]
+    floors: dict[str, int]  # `t:<tag>`, `n:<namespace>`, `*` -> version
+    topic_ids: dict[str, str] = {}
+    epoch: int = 0
+
+
+def slots_key(page: int) -> bytes:
+    return SLOTS + _U32.pack(page)
+
+
+def rows_key(facet: int, page: int) -> bytes:
+    return _ROW_KEY.pack(ROWS, facet, page)
+
+
+def book_key(kind: bytes, slot: int) -> bytes:
+    return kind + _U32.pack(slot)
+
+
+def chunk_key(slot: int, chunk: int) -> bytes:
+    return _CHUNK_KEY.pack(CHUNK, slot, chunk)
+
+
+def numbers(key: bytes) -> tuple[int, ...]:
+    """The numbers in a key after its letter: page; facet and page; slot; slot and chunk."""
+    if key[:1] == ROWS:
+        return key[1], _U32.unpack_from(key, 2)[0]
+    return struct.unpack(f">{(len(key) - 1) // 4}I", key[1:])
+
+
+def with_token(token: int, body: bytes) -> bytes:
+    return _TOKEN.pack(token) + body
+
+
+def split_token(value: bytes) -> tuple[int, bytes]:
+    """Raises: CorruptPage when there is no room for a token."""
+    if len(value) < _TOKEN.size:
+        raise CorruptPage(f"a page of {len(value)} bytes has no owner token")
+    return _TOKEN.unpack_from(value)[0], value[_TOKEN.size :]
+
+
+def encode_slots(instruments: list[Instrument]) -> bytes:
+    return msgspec.msgpack.encode(instruments)
+
+
+def decode_slots(body: bytes) -> list[Instrument]:
+    return _decode(body, list[Instrument], "slot page")
+
+
+def encode_rows(version: int, rows: NDArray[np.int64]) -> bytes:
+    return _TOKEN.pack(version) + rows.astype("<i8", copy=False).tobytes()
+
+
+def decode_rows(body: bytes) -> tuple[int, NDArray[np.int64]]:
+    """Source version and rows int64[64, 10]. Raises: CorruptPage."""
+    if len(body) != 8 + 8 * PAGE_SLOTS * N_COLUMNS:
+        raise CorruptPage(f"a row page has {len(body)} bytes, not {8 + 8 * PAGE_SLOTS * N_COLUMNS}")
+    return _TOKEN.unpack_from(body)[0], np.frombuffer(body, "<i8", offset=8).reshape(PAGE_SLOTS, N_COLUMNS)
+
+
+def encode_control(page: ControlPage) -> bytes:
+    return msgspec.msgpack.encode(page)
+
+
+def decode_control(body: bytes) -> ControlPage:
+    return _decode(body, ControlPage, "control page")
+
+
+def _decode(body: bytes, kind: type[T], what: str) -> T:
+    try:
+        return msgspec.msgpack.decode(body, type=kind)
+    except msgspec.DecodeError as exc:
+        raise CorruptPage(f"{what} cannot be read: {exc}") from exc

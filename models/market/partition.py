@@ -1,0 +1,213 @@
+"""The market state of one Kafka partition: frames in, changed rows and books out, pages for the barrier."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import CorruptFrame, CorruptPage
+from models.market import facets, pages
+from models.market.book import BookPool, Consumer
+from models.market.conflate import PAGE_SLOTS, BookRows, Rows
+from models.market.frame import HEADER, FrameHeader, decode_header, decode_ticks
+from models.market.instruments import INSTRUMENT_REF, Instrument
+from models.market.pages import Record, SourcePosition
+from models.market.slots import SlotTable
+from models.market.tick import TICK, Action, Kind
+
+FORGET_SOURCE_MS = 7 * 86_400_000  # rule 2: a source silent for 7 days leaves the table
+
+
+class IncomingFrame(NamedTuple):
+    """A record of `md.frames.v1` whose header and instruments are read; its rows are still packed."""
+
+    version: int
+    append_ms: int
+    header: FrameHeader
+    refs: NDArray[np.void]  # INSTRUMENT_REF
+    data: bytes
+
+
+class PositionGap(NamedTuple):
+    """A dense source jumped: rows between the two positions never reached this partition."""
+
+    source: int
+    last: int
+    claimed: int
+
+
+class Applied(NamedTuple):
+    n_rows: int
+    gaps: list[PositionGap]
+    bad_books: list[int]  # slots that began to await a snapshot
+    refused: list[tuple[IncomingFrame, str]]  # frames that could not be applied, and why
+
+
+def open_frame(version: int, append_ms: int, data: bytes) -> IncomingFrame:
+    """Raises: CorruptFrame when the bytes are no frame."""
+    header = decode_header(data)
+    refs = np.frombuffer(data, INSTRUMENT_REF, header.n_instruments, HEADER.size)
+    return IncomingFrame(version, append_ms, header, refs, data)
+
+
+class MarketPartition:
+    """State of one partition of `md.frames.v1`.
+
+    Attributes:
+        applied: version of the newest frame applied, -1 = none.
+        held: frames at or below this version are dropped, because the control page already counts them (rule 3).
+    """
+
+    def __init__(self) -> None:
+        self.slots = SlotTable()
+        self.rows = Rows()
+        self.books = BookPool()
+        self.sources: dict[int, SourcePosition] = {}
+        self.applied = self.held = -1
+        self._book_rows = BookRows()
+        self._buffer = np.empty(8192, TICK)
+        self._saved_slots = 0
+
+    def unknown(self, frames: Sequence[IncomingFrame]) -> set[int]:
+        """Hashes of instruments that have no slot yet."""
+        missing: set[int] = set()
+        for frame in frames:
+            missing.update(frame.refs["hash"][self.slots.find(frame.refs["hash"]) < 0].tolist())
+        return missing
+
+    def add(self, instruments: Iterable[Instrument]) -> None:
+        """Give instruments slots."""
+        for instrument in instruments:
+            self.slots.add(instrument)
+        self.rows.ensure(len(self.slots))
+        self.books.ensure(len(self.slots))
+
+    def apply(self, frames: Sequence[IncomingFrame]) -> Applied:
+        """Apply frames of rising versions in one pass; a frame that cannot be applied whole is refused whole."""
+        self._book_rows.n = 0
+        n_rows = 0
+        gaps: list[PositionGap] = []
+        refused: list[tuple[IncomingFrame, str]] = []
+        for frame in frames:
+            if frame.version <= max(self.held, self.applied):
+                continue
+            try:
+                n_rows += self._apply_frame(frame, gaps)
+            except CorruptFrame as exc:
+                refused.append((frame, str(exc)))
+            self.applied = frame.version
+        bad_books: list[int] = []
+        if n := self._book_rows.n:
+            ticks = self._book_rows.words[:n].view(TICK).reshape(n)
+            done = self.books.apply(ticks, self._book_rows.slots[:n], self._book_rows.versions[:n])
+            bad_books = done.gaps.tolist()
+        return Applied(n_rows, gaps, bad_books, refused)
+
+    def _apply_frame(self, frame: IncomingFrame, gaps: list[PositionGap]) -> int:
+        header = frame.header
+        slot_of = self.slots.find(frame.refs["hash"])
+        if header.n_instruments:
+            if slot_of.min() < 0:
+                raise CorruptFrame("it names an instrument that nobody defined in md.instruments.v1")
+            same = (self.slots.price_exp[slot_of] == frame.refs["price_exp"]) & (
+                self.slots.size_exp[slot_of] == frame.refs["size_exp"]
+            )
+            if not same.all():
+                text = self.slots.instruments[slot_of[~same][0]].text
+                raise CorruptFrame(f"its exponents of {text} differ from the definition's (rule 7)")
+        source = self.sources.get(header.source)
+        last = source.position if source else 0
+        if header.last_position <= last:
+            return 0
+        if header.dense and header.prev_position > last:
+            gaps.append(PositionGap(header.source, last, header.prev_position))
+        if len(self._buffer) < header.n_ticks:
+            self._buffer = np.empty(2 * header.n_ticks, TICK)
+        ticks = self._buffer[: header.n_ticks]
+        decode_ticks(frame.data, header, ticks)
+        words = ticks.view(np.int64).reshape(-1, 8)
+        if words[0, 7] & 0xFFFFFFFF == 0xFFFFFFFF:
+            self._control(ticks, slot_of, frame.version)
+        counted = self.rows.apply(words, slot_of, version=frame.version, after=last, books=self._book_rows)
+        self.sources[header.source] = SourcePosition(header.last_position, frame.append_ms)
+        return counted
+
+    def _control(self, ticks: NDArray[np.void], slot_of: NDArray[np.int32], version: int) -> None:
+        """A run starts: forget what earlier runs left of the instruments that the frame lists (rule 16)."""
+        if ((ticks["kind"] == Kind.CONTROL) & (ticks["action"] == Action.CLEAR)).any():
+            for slot in slot_of.tolist():
+                self.rows.clear_slot(slot)
+                self.rows.touch(slot, facets.BOOK)
+                self.books.forget(slot, version)
+
+    def flush(self) -> tuple[list[list[Record]], dict[int, SourcePosition]]:
+        """Pages changed since the last call, in the order in which they must be sent, and the positions they hold.
+
+        One synchronous step: pages and positions fit each other. The caller makes them durable or stops.
+        """
+        groups: list[list[Record]] = []
+        for page in range(self._saved_slots // PAGE_SLOTS, -(-len(self.slots) // PAGE_SLOTS)):
+            if page * PAGE_SLOTS + PAGE_SLOTS > self._saved_slots < len(self.slots):
+                named = self.slots.instruments[page * PAGE_SLOTS : (page + 1) * PAGE_SLOTS]
+                groups.append([(pages.slots_key(page), pages.encode_slots(named))])
+        self._saved_slots = len(self.slots)
+        rows = self.rows
+        for plane, page in np.argwhere(rows.dirty).tolist():
+            body = pages.encode_rows(self.applied, rows.rows[plane, page * PAGE_SLOTS : (page + 1) * PAGE_SLOTS])
+            groups.append([(pages.rows_key(rows.facet_of[plane], page), body)])
+            rows.page_version[plane, page] = self.applied
+        rows.dirty[:] = False
+        changes = self.books.dirty(Consumer.BARRIER)
+        for change in changes:
+            group: list[Record] = [(pages.book_key(pages.BOOK, change.slot), self.books.header_bytes(change.slot))]
+            group += [(pages.chunk_key(change.slot, c), self.books.chunk_bytes(c)) for c in change.chunks]
+            group += [(pages.chunk_key(change.slot, c), None) for c in change.dropped]
+            if change.pending:
+                group.append(
+                    (pages.book_key(pages.PENDING, change.slot), self.books.pending_bytes(change.slot) or None)
+                )
+            groups.append(group)
+        self.books.mark_clean([change.slot for change in changes], Consumer.BARRIER)
+        newest = max((s.heard_ms for s in self.sources.values()), default=0)
+        self.sources = {k: s for k, s in self.sources.items() if s.heard_ms > newest - FORGET_SOURCE_MS}
+        return groups, dict(self.sources)
+
+    def load(self, records: Iterable[tuple[bytes, bytes]]) -> None:
+        """Restore from the pages of a fresh partition (bodies without token, keys rising); other keys are passed over.
+
+        Raises:
+            CorruptPage: a page is damaged or one that another page speaks of is missing.
+        """
+        rows: list[tuple[bytes, bytes]] = []
+        headers: dict[int, bytes] = {}
+        pending: dict[int, bytes] = {}
+        chunks: dict[int, dict[int, bytes]] = defaultdict(dict)
+        for key, body in records:
+            match key[:1]:
+                case pages.SLOTS:
+                    if pages.numbers(key)[0] * PAGE_SLOTS != len(self.slots):
+                        raise CorruptPage(f"slot page {pages.numbers(key)[0]} follows {len(self.slots)} slots")
+                    self.add(pages.decode_slots(body))
+                case pages.ROWS:
+                    rows.append((key, body))
+                case pages.BOOK:
+                    headers[pages.numbers(key)[0]] = body
+                case pages.CHUNK:
+                    slot, chunk = pages.numbers(key)
+                    chunks[slot][chunk] = body
+                case pages.PENDING:
+                    pending[pages.numbers(key)[0]] = body
+        self._saved_slots = len(self.slots)
+        for key, body in rows:
+            facet, page = pages.numbers(key)
+            self.rows.ensure((page + 1) * PAGE_SLOTS, 1 << facet)
+            plane = self.rows.plane_of[facet]
+            version, values = pages.decode_rows(body)
+            self.rows.page_version[plane, page] = version
+            self.rows.rows[plane, page * PAGE_SLOTS : (page + 1) * PAGE_SLOTS] = values
+        for slot, header in headers.items():
+            self.books.load(slot, header, chunks[slot], pending.get(slot, b""))
