@@ -40,6 +40,8 @@ BOOK = np.dtype(
         ("pad", "<u2"),
     ]
 )
+NEVER = np.zeros((), BOOK)  # a book that never had a row: version 0 is a real one, the log's first offset
+NEVER["version"] = -1
 CHUNK = np.dtype([("slot", "<i4"), ("count", "<i4"), ("dirty", "<i4"), ("state", "<i4")])
 
 
@@ -69,7 +71,7 @@ _NONE, _SKIP, _STALE, _KEEP, _DIFF, _SNAPSHOT = range(6)
 # What a kernel came back for.
 DONE, WANTS_ROOM, WANTS_KEPT_TAKEN, WANTS_PENDING, FOUND_GAP = range(5)
 
-_KIND_BOOK, _ACTION_DELETE, _ACTION_CLEAR, _FLAG_LAST = 3, 3, 4, 128  # numba freezes plain ints, not enums of other files
+_KIND_BOOK, _ACTION_DELETE, _ACTION_CLEAR, _FLAG_LAST = 3, 3, 4, 128  # of models.market.tick, for the same reason
 
 
 @njit(cache=True, nogil=True)
@@ -280,7 +282,7 @@ def _put(pool: LevelPool, slot: int, row: Any) -> bool:
         clear_line(pool, 2 * slot)
         clear_line(pool, 2 * slot + 1)
         return True
-    if row.side != 1 and row.side != 2:
+    if row.side not in (1, 2):
         return True
     return bool(_set_level(pool, 2 * slot + row.side - 1, row.price, 0 if row.action == _ACTION_DELETE else row.size))
 
@@ -335,9 +337,9 @@ def apply_rows(
             book.n_rows += 1
             book.version = version
         i += 1
-        if row.flags & _FLAG_LAST == 0 and i < n and ticks[i].kind == _KIND_BOOK:  # a frame's end ends an event too
-            if slots[i] == slot and versions[i * step] == version:
-                continue
+        more = row.flags & _FLAG_LAST == 0 and i < n and ticks[i].kind == _KIND_BOOK
+        if more and slots[i] == slot and versions[i * step] == version:  # a frame's end ends an event too
+            continue
         if mode == _KEEP:
             if book.state != AWAITS_SNAPSHOT:
                 book.state, book.gap = AWAITS_SNAPSHOT, 1
@@ -357,6 +359,7 @@ def apply_rows(
                     cursor[ROW], cursor[MODE], cursor[SLOT] = i, _NONE, slot
                     return WANTS_PENDING
         mode = _NONE
+    cursor[ROW] = i
     return DONE
 
 
@@ -374,9 +377,11 @@ def changed_chunks(pool: LevelPool, slots: NDArray[np.intp], bit: int, out: NDAr
 
 
 @njit(cache=True, nogil=True)
-def mark_chunks(pool: LevelPool, slot: int, bit: int, dirty: bool) -> None:
-    for line in range(2 * slot, 2 * slot + 2):
-        start = pool.lines[line, 0]
-        for k in range(start, start + pool.lines[line, 1]):
-            entry = pool.chunks[pool.ids[k]]
-            entry.dirty = entry.dirty | bit if dirty else entry.dirty & ~bit
+def mark_chunks(pool: LevelPool, slots: NDArray[np.intp], bit: int, dirty: bool) -> None:
+    """Set or clear the bit of every chunk of these books."""
+    for slot in slots:
+        for line in range(2 * slot, 2 * slot + 2):
+            start = pool.lines[line, 0]
+            for k in range(start, start + pool.lines[line, 1]):
+                entry = pool.chunks[pool.ids[k]]
+                entry.dirty = entry.dirty | bit if dirty else entry.dirty & ~bit
