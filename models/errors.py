@@ -31,6 +31,10 @@ class InvalidKey(MarketPrismError):
     """Text is not a cache key: `namespace:subject[:id]`, or `md:<instrument>:<facet>`."""
 
 
+class InstrumentConflict(MarketPrismError):
+    """An instrument is defined already with other exponents; they never change."""
+
+
 class CorruptFrame(MarketPrismError):
     """Bytes are not a whole frame or invalidation of a version this code reads."""
 

@@ -1,4 +1,4 @@
-"""A generic value as it rests in Redis and in memory: version, instant of expiry, tags, and the user's msgpack bytes."""
+"""A generic value as it rests in Redis and in memory: version, expiry, tags, and the user's msgpack bytes."""
 
 from __future__ import annotations
 

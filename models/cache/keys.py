@@ -1,7 +1,7 @@
 """Cache keys: what people write (`md:binance.spot.BTC-USDT:quote`, `session:42`) and what Redis and Kafka make of it.
 
-A key is `namespace:subject` or `namespace:subject:id...`; the namespace `md` belongs to the market and is read-only. The key is kept
-whole wherever it goes, so ("a", "b:c") and ("a:b", "c") are one text and never two entries that collide by accident of joining.
+A key is `namespace:subject[:id...]`; the namespace `md` belongs to the market and is read-only. A key is one text and
+kept whole wherever it goes: nothing is joined or split on the way, so two keys never become one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from models.errors import InvalidKey
+from models.errors import InvalidInstrument, InvalidKey
 from models.market.facets import FACETS, facet_number
 from models.market.instruments import instrument_hash, parse, partition_of
 
@@ -73,7 +73,10 @@ def parse_key(text: str) -> Key:
     facet = facet_number(facet_name)
     if facet is None:
         raise InvalidKey(f"key {text!r} names no facet; known are {', '.join(FACETS)}")
-    parse(instrument)
+    try:
+        parse(instrument)
+    except InvalidInstrument as exc:
+        raise InvalidKey(f"key {text!r}: {exc.args[0]}") from exc
     return Key(text, Space.MARKET, instrument, namespace, instrument_hash(instrument), facet)
 
 
