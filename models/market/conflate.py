@@ -67,10 +67,10 @@ class Rows:
     def apply(
         self, words: NDArray[np.int64], slot_of: NDArray[np.int32], *, version: int, after: int, books: BookRows
     ) -> int:
-        """Fold one decoded frame: ticks seen as int64, shape (n, 8); `slot_of` maps its instruments to slots, -1 = skip.
+        """Fold one decoded frame, its ticks seen as int64, shape (n, 8).
 
-        Rows at or below position `after` are dropped, and those that their page already holds. Rows of books are
-        copied to `books`. Returns the number of rows that counted.
+        `slot_of` maps the frame's instruments to slots, -1 = skip. Rows at or below position `after` are dropped, and
+        those that their page already holds. Rows of books are copied to `books`. Returns the number of rows that counted.
         """
         self.ensure(self.capacity, int(_facet_bits(words)))
         books.reserve(len(words))
