@@ -19,6 +19,7 @@ demo: $(READY) ## A generated market day through everything, on services of its 
 	@$(BIN)/marketprism demo
 
 test: lint ## Set-up, lint and every test that needs no Docker; what CI runs
+	@$(BIN)/marketprism up --fetch-only
 	@$(BIN)/pytest -m "not docker"
 
 test-unit: $(READY) ## The quick tests: no Kafka, no Redis, no network

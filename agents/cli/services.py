@@ -18,8 +18,9 @@ from streams.settings import Settings, load_settings
 
 @click.command()
 @click.option("--fresh", is_flag=True, help="Stop them first and start with empty ones.")
+@click.option("--fetch-only", is_flag=True, help="Download what a start needs, start nothing.")
 @json_option
-def up(fresh: bool, as_json: bool) -> None:
+def up(fresh: bool, fetch_only: bool, as_json: bool) -> None:
     """Start a local Kafka and Redis as ordinary processes, without Docker and without root.
 
     The first start fetches Kafka (43 MB). Data stays in the state folder until --fresh; a second `up` is harmless.
@@ -32,7 +33,13 @@ def up(fresh: bool, as_json: bool) -> None:
     settings = load_settings()
     with _progress(quiet=as_json) as say:
         site = LocalSite(settings.services, say=say)
-        statuses = site.up(fresh=fresh)
+        if fetch_only:
+            jars = site.fetch()
+        else:
+            statuses = site.up(fresh=fresh)
+    if fetch_only:
+        echo_json({"jars": str(jars)}) if as_json else click.echo(f"Kafka is in {jars}")
+        return
     if as_json:
         echo_json({**asdict(site.addresses), **_report(statuses)})
         return

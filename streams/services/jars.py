@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,7 +17,7 @@ from xml.etree import ElementTree
 from models.errors import ServiceSetupError
 
 _MAVEN_TIMEOUT_S = 600
-_ADVICE = "check the network (Maven Central must be reachable) and try again; once fetched, no network is needed"
+_ADVICE = "check the network (Maven Central must be reachable) and try again"
 _NAMESPACE = {"m": "http://maven.apache.org/POM/4.0.0"}
 
 
@@ -91,29 +92,30 @@ def _fetch_with_maven(maven: str, pom: Path, target: Path) -> None:
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_MAVEN_TIMEOUT_S, check=True
         )
     except subprocess.TimeoutExpired as exc:
-        raise ServiceSetupError(f"mvn did not finish in {_MAVEN_TIMEOUT_S} s; {_ADVICE}") from exc
+        raise ServiceSetupError(f"Kafka's jars did not come within {_MAVEN_TIMEOUT_S} s: {_ADVICE}") from exc
     except subprocess.CalledProcessError as exc:
         why = next((line for line in exc.stdout.splitlines() if "[ERROR]" in line), "it said nothing")
-        raise ServiceSetupError(f"mvn could not fetch Kafka's jars: {why[:300]}; {_ADVICE}") from exc
+        raise ServiceSetupError(f"Kafka's jars could not be fetched: {_ADVICE} (mvn: {why[:200]})") from exc
 
 
 def _fetch_with_jgo(pom: Path, target: Path) -> None:
     import requests  # noqa: PLC0415  (both come with the extra `local` only)
     from jgo.maven import MavenContext, PythonResolver  # noqa: PLC0415
+    from jgo.parse import Coordinate  # noqa: PLC0415
 
     logging.getLogger("jgo").setLevel(logging.ERROR)
     resolver = PythonResolver()
     # its own repository, thrown away: an interrupted download there would be taken for whole the next time
     context = MavenContext(repo_cache=target.parent / "repository", resolver=resolver, timeout=60)
     # `!` = as the pom says; without it each dependency's own bill of materials rules (log4j's brings Kafka 3.9 clients)
-    asked = [context.create_dependency(f"{one}:compile!") for one in pinned(pom)]
+    asked = [context.create_dependency(replace(Coordinate.parse(f"{one}!"), scope="compile")) for one in pinned(pom)]
     try:
         inputs, transitive = resolver.resolve(asked)
         for dependency in [*inputs, *transitive]:
             if dependency.scope in (None, "compile", "runtime"):
                 shutil.copy(dependency.artifact.resolve(), target)
     except (requests.RequestException, RuntimeError) as exc:
-        raise ServiceSetupError(f"jgo could not fetch Kafka's jars: {str(exc)[:300]}; {_ADVICE}") from exc
+        raise ServiceSetupError(f"Kafka's jars could not be fetched: {_ADVICE} (jgo: {str(exc)[:200]})") from exc
 
 
 def pinned(pom: Path) -> list[str]:

@@ -104,6 +104,16 @@ class LocalSite:
                 raise
         return self.status()
 
+    def fetch(self) -> Path:
+        """Download what a start needs, so that it will need no network; returns the folder of Kafka's jars.
+
+        Raises:
+            ServiceSetupError: no Java, no Redis, or the download failed.
+        """
+        find_java()
+        find_redis()
+        return self._jars()
+
     def down(self) -> list[str]:
         """Stop what this folder started and nothing else; returns the names of what was stopped."""
         if not self._folder.is_dir():
@@ -134,7 +144,7 @@ class LocalSite:
             node = KafkaNode(
                 folder=self._kafka.folder,
                 java=find_java(),
-                jars=kafka_jars(Path(self.settings.cache_dir).expanduser().resolve(), self.say),
+                jars=self._jars(),
                 port=self.settings.kafka_port,
                 controller_port=self.settings.controller_port,
                 short_lived=not self.keep,
@@ -186,6 +196,9 @@ class LocalSite:
             raise ServiceSetupError(
                 f"the folder {self._folder} cannot be written: {exc}; set services.state_dir to another one"
             ) from exc
+
+    def _jars(self) -> Path:
+        return kafka_jars(Path(self.settings.cache_dir).expanduser().resolve(), self.say)
 
     def _kafka_answers(self) -> bool:
         return kafka_answers(self.settings.kafka_port)
