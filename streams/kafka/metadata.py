@@ -147,5 +147,5 @@ class _MetadataRequest(Request[_MetadataRequestV12]):  # type: ignore[misc]
         self._names = names
 
     def build(self, request_struct_class: type[Any]) -> Any:
-        topics = None if self._names is None else [(_NO_ID, name, {}) for name in self._names]
+        topics: list[Any] | None = None if self._names is None else [(_NO_ID, name, {}) for name in self._names]
         return request_struct_class(topics, False, False, {})
