@@ -278,6 +278,7 @@ def test_nanoseconds_stand_for_milliseconds() -> None:
         ("bad_time", {**TRADE, "ts_ns": NOW + DAY_NS + 1}),
         ("bad_time", {**TRADE, "collected_ts_ms": NOW_MS + 86_400_001}),
         ("bad_time", {**TRADE, "collected_ts_ms": -1}),
+        ("bad_time", {**TRADE, "ts_ms": NOW_MS + 86_400_001, "collected_ts_ms": NOW_MS + 86_399_000}),
         ("bad_time", {**TRADE, "ts_ms": NOW_MS, "collected_ts_ms": NOW_MS - 86_400_001}),
         ("bad_time", {**FUNDING, "next_funding_ts_ms": "soon"}),
         ("bad_time", {**FUNDING, "next_funding_ts_ms": -1}),
