@@ -26,7 +26,7 @@ test-unit: $(READY) ## The quick tests: no Kafka, no Redis, no network
 	@$(BIN)/pytest -m "not docker and not integration"
 
 test-docker: images ## Integration tests on containers, and the compose site up and down
-	@MARKETPRISM_REQUIRE_DOCKER=1 $(BIN)/pytest -m "docker or integration"
+	@set -a; . docker/local.env; MARKETPRISM_TEST_DOCKER=1 $(BIN)/pytest -m "docker or integration"
 
 lint: $(READY) ## ruff, mypy and the import contracts
 	@$(BIN)/ruff check .
@@ -39,10 +39,13 @@ images: $(READY) ## Build the container images (BASE=... for another base image)
 
 setup: $(READY) ## Only the set-up
 
-lock: $(READY) ## Renew requirements.lock (versions and hashes of everything)
+# Two lock files, the second a part of the first: what the app's image needs, without development and local services.
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --no-header --no-emit-index-url --no-emit-find-links
+lock: $(READY) ## Renew the lock files (versions and hashes of everything)
 	@$(BIN)/python -m pip install --quiet uv
-	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --quiet \
-		--generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.lock
+	@$(LOCK) --all-extras --upgrade --output-file requirements.lock
+	@$(LOCK) --constraints requirements.lock --upgrade --output-file docker/app/requirements.lock
 
 clean: ## Remove .venv and caches; the services' data stays in .marketprism
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

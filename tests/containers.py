@@ -13,10 +13,16 @@ from docker.errors import DockerException
 
 KAFKA_IMAGE = os.environ.get("MP_KAFKA_IMAGE", "apache/kafka:4.1.0")
 REDIS_IMAGE = os.environ.get("MP_REDIS_IMAGE", "redis:7.4")
+DOCKER_VARIABLE = "MARKETPRISM_TEST_DOCKER"
 _OUTSIDE, _INSIDE, _CONTROLLER = 9094, 9092, 9093
 _START_SCRIPT = "/tmp/start-broker.sh"
 _DAEMON_TIMEOUT_S = 5
 _START_DEADLINE_S = 60
+
+
+def docker_wanted() -> bool:
+    """Whether this run insists on containers: then their absence is a failure, not a reason to skip."""
+    return bool(os.environ.get(DOCKER_VARIABLE))
 
 
 def images_at_hand() -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from aiokafka.admin import AIOKafkaAdminClient
 
 from streams.services import temporary_site
-from tests.containers import container_site, images_at_hand
+from tests.containers import container_site, docker_wanted, images_at_hand
 
 KAFKA_VARIABLE = "MARKETPRISM_TEST_KAFKA"
 REDIS_VARIABLE = "MARKETPRISM_TEST_REDIS"
@@ -40,7 +40,7 @@ def choose_site(folder: Path) -> Iterator[Site]:
         raise RuntimeError(f"set both {KAFKA_VARIABLE} and {REDIS_VARIABLE}, or neither")
     if kafka and redis:
         yield Site(kafka, redis, "as the environment says", temporary=False)
-    elif images_at_hand():
+    elif docker_wanted() or images_at_hand():
         with container_site() as (bootstrap, redis_url):
             yield Site(bootstrap, redis_url, "containers", temporary=True)
     else:
