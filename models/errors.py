@@ -35,6 +35,10 @@ class InstrumentConflict(MarketPrismError):
     """An instrument is defined already with other exponents; they never change."""
 
 
+class UnreadableSource(MarketPrismError):
+    """A file of ticks is absent, not of its format, or lacks columns; single bad lines are dead letters instead."""
+
+
 class CorruptFrame(MarketPrismError):
     """Bytes are not a whole frame or invalidation of a version this code reads."""
 

@@ -82,7 +82,7 @@ async def stop_client(client: AIOKafkaProducer | AIOKafkaConsumer, timeout_s: fl
 
 def no_such_topic(kafka: KafkaSettings, topic: str) -> ServiceUnavailable:
     return ServiceUnavailable(
-        f"Kafka at {kafka.bootstrap} has no topic {topic}: make it with `marketprism topics create`"
+        f"Kafka at {kafka.bootstrap} has no topic {topic}: make it with `marketprism topics --create`"
     )
 
 
