@@ -26,7 +26,9 @@ from streams.client.invalidations import InvalidationConsumer
 from streams.kafka.admin import connected, ensure_topics
 from streams.kafka.clients import start_producer, stop_client
 from streams.kafka.instruments import InstrumentDirectory
-from streams.settings import KafkaSettings, Settings
+from streams.services import LocalSite
+from streams.services.ports import free_ports
+from streams.settings import KafkaSettings, ServicesSettings, Settings
 from streams.topics import INVALIDATIONS, TOPICS
 
 pytestmark = pytest.mark.integration
@@ -55,6 +57,13 @@ async def worker(settings: Settings) -> AsyncIterator[Worker]:
     await ensure_topics(settings, TOPIC)
     producer = await start_producer(settings.kafka)
     yield Worker(settings, producer)
+    await stop_client(producer)
+
+
+async def announce(settings: Settings, *records: Invalidation) -> None:
+    """As `Worker.say` to partition 0, with a producer that has no past with the broker or the topic."""
+    producer = await start_producer(settings.kafka)
+    await Worker(settings, producer).say(0, *records)
     await stop_client(producer)
 
 
@@ -186,6 +195,19 @@ async def test_freshness_is_proven_only_by_what_is_dealt_with(settings: Settings
         assert consumer.freshness_ns(0) is None  # the second is from the future
 
 
+async def test_a_gap_voids_the_proof_until_the_record_after_it_is_dealt_with(
+    settings: Settings, worker: Worker
+) -> None:
+    async with InvalidationConsumer(settings, clock=lambda: NOW_NS) as consumer:
+        await worker.say(0, heartbeat(5, watermark_ns=NOW_NS - 9), heartbeat(6, watermark_ns=NOW_NS - 8))
+        await take(consumer, 2)
+        assert consumer.freshness_ns(0) is None  # the caller is dealing with the gap
+        await take(consumer, 1)
+        assert consumer.freshness_ns(0) is None
+        assert await quiet(consumer)
+        assert consumer.freshness_ns(0) == NOW_NS - 8
+
+
 async def test_a_record_that_cannot_be_read_is_a_gap_and_does_not_stop_the_reader(
     settings: Settings, worker: Worker
 ) -> None:
@@ -221,15 +243,51 @@ async def test_a_topic_that_was_created_anew_is_a_gap_and_read_from_its_start(
     async with connected(settings.kafka) as client:
         await client.delete_topics([worker.topic])
     await ensure_topics(settings, TOPIC)
-    producer = await start_producer(settings.kafka)
-    await Worker(settings, producer).say(0, change(7, 8))
-    await stop_client(producer)
+    await announce(settings, change(7, 8))
     async with InvalidationConsumer(settings, save=path) as consumer:
         events = await take(consumer, settings.kafka.partitions + 1)
     gaps = [event for event in events if isinstance(event, Gap)]
     assert {gap.reason for gap in gaps} == {GapReason.RECREATED}
     assert sorted(gap.partition for gap in gaps) == list(range(settings.kafka.partitions))
     assert ends(events) == [8]
+
+
+async def test_a_topic_that_is_created_anew_under_a_reader_is_a_gap(settings: Settings, worker: Worker) -> None:
+    async with InvalidationConsumer(settings) as consumer:
+        await worker.say(0, change(0, 1), change(1, 2))
+        await take(consumer, 2)
+        async with connected(settings.kafka) as client:
+            await client.delete_topics([worker.topic])
+        await ensure_topics(settings, TOPIC)
+        await announce(settings, change(7, 8))
+        gap, changed = await take(consumer, 2)
+    assert gap == Gap(0, None, 2, 0, GapReason.RECREATED)
+    assert ends([changed]) == [8]
+
+
+@pytest.mark.timeout(240)  # two starts of a broker
+async def test_a_reader_outlives_its_broker_and_misses_nothing(tmp_path: Path) -> None:
+    kafka, controller, redis = free_ports(3)
+    services = ServicesSettings(
+        state_dir=str(tmp_path / "site"), kafka_port=kafka, controller_port=controller, redis_port=redis
+    )
+    site = LocalSite(services)
+    own = Settings(kafka=KafkaSettings(bootstrap=site.addresses.bootstrap, partitions=1), services=services)
+    await asyncio.to_thread(site.up)
+    try:
+        await ensure_topics(own, TOPIC)
+        async with InvalidationConsumer(own) as consumer:
+            await announce(own, change(0, 1))
+            seen = await take(consumer, 1)
+            await asyncio.to_thread(site.down)
+            assert await quiet(consumer)
+            await asyncio.to_thread(site.up)
+            await announce(own, change(1, 2), change(2, 3))
+            seen += await take(consumer, 2)
+            assert consumer.counts.gaps == 0
+    finally:
+        await asyncio.to_thread(site.down)
+    assert ends(seen) == [1, 2, 3]
 
 
 async def test_a_gap_that_was_not_dealt_with_is_told_again(settings: Settings, worker: Worker, tmp_path: Path) -> None:
