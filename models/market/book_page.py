@@ -25,7 +25,7 @@ _WIRE_HEADER = struct.Struct("<4qIIbbB5x")
 
 
 class BookHeader(NamedTuple):
-    """What a header page holds; chunk ids are in order, best level first."""
+    """What a header page holds; `bids` and `asks` are the ids of their chunks, best first."""
 
     version: int
     ts_event: int  # ns, of the last event that changed levels
@@ -36,26 +36,26 @@ class BookHeader(NamedTuple):
     n_pending: int
     n_bid_levels: int
     n_ask_levels: int
-    bids: tuple[int, ...]
-    asks: tuple[int, ...]
+    bids: NDArray[np.uint32]
+    asks: NDArray[np.uint32]
 
 
 def encode_header(header: BookHeader) -> bytes:
     """Header page: 64 bytes and 4 bytes a chunk, little-endian."""
-    ids = header.bids + header.asks
-    fixed = _HEADER.pack(
-        PAGE_VERSION, header.state, header.n_pending, *header[:5],
-        len(header.bids), len(header.asks), header.n_bid_levels, header.n_ask_levels,
-    )  # fmt: skip
-    return fixed + struct.pack(f"<{len(ids)}I", *ids)
+    n_chunks_and_levels = (len(header.bids), len(header.asks), header.n_bid_levels, header.n_ask_levels)
+    fixed = _HEADER.pack(PAGE_VERSION, header.state, header.n_pending, *header[:5], *n_chunks_and_levels)
+    return fixed + _ids_bytes(header)
 
 
 def encode_wire_header(header: BookHeader, *, price_exp: int, size_exp: int) -> bytes:
     """Field `h` of a book's hash in Redis (docs/wire.md)."""
-    ids = header.bids + header.asks
     exponents_and_state = (price_exp, size_exp, header.state)
     fixed = _WIRE_HEADER.pack(*header[1:5], len(header.bids), len(header.asks), *exponents_and_state)
-    return _WIRE_VERSION.pack(header.version) + fixed + struct.pack(f"<{len(ids)}I", *ids)
+    return _WIRE_VERSION.pack(header.version) + fixed + _ids_bytes(header)
+
+
+def _ids_bytes(header: BookHeader) -> bytes:
+    return header.bids.astype("<u4").tobytes() + header.asks.astype("<u4").tobytes()
 
 
 def decode_header(page: bytes) -> BookHeader:
@@ -70,21 +70,21 @@ def decode_header(page: bytes) -> BookHeader:
         raise CorruptPage(f"book header has the unknown state {state}")
     if len(page) != _HEADER.size + 4 * (n_bids + n_asks):
         raise CorruptPage(f"book header has {len(page)} bytes but lists {n_bids} + {n_asks} chunks")
-    ids = struct.unpack_from(f"<{n_bids + n_asks}I", page, _HEADER.size)
-    if len(set(ids)) != len(ids):
+    ids = np.frombuffer(page, "<u4", offset=_HEADER.size) if n_bids + n_asks else np.empty(0, "<u4")
+    if len(np.unique(ids)) != len(ids):
         raise CorruptPage("book header lists a chunk twice")
     return BookHeader(*fields[:5], state, n_pending, n_bid_levels, n_ask_levels, ids[:n_bids], ids[n_bids:])
 
 
 def decode_side(
-    ids: tuple[int, ...], chunks: Mapping[int, bytes], n_levels: int, *, bid: bool
+    ids: NDArray[np.uint32], chunks: Mapping[int, bytes], n_levels: int, *, bid: bool
 ) -> list[NDArray[np.int64]]:
     """Levels of each listed chunk, int64 `[1..64, 2]` price and size.
 
     Raises:
         CorruptPage: a chunk is missing or malformed, levels are out of order, or there are not `n_levels` of them.
     """
-    side = [_decode_chunk(chunk, chunks) for chunk in ids]
+    side = [_decode_chunk(chunk, chunks) for chunk in ids.tolist()]
     prices = np.concatenate([levels[:, 0] for levels in side]) if side else np.empty(0, np.int64)
     if len(prices) != n_levels:
         raise CorruptPage(f"book has {len(prices)} {'bid' if bid else 'ask'} levels, its header counts {n_levels}")

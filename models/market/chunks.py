@@ -74,6 +74,13 @@ class Chunks:
         """Price and size of a chunk's levels; a view."""
         return self.pool.levels[chunk, : self.pool.chunks["count"][chunk]]
 
+    def dump(self, ids: Sequence[int]) -> list[bytes]:
+        """The levels of each chunk as bytes."""
+        at = np.asarray(ids, np.intp)
+        block, width = self.pool.levels[at].tobytes(), 16 * CHUNK_LEVELS
+        counts = self.pool.chunks["count"][at].tolist()
+        return [block[width * k : width * k + 16 * count] for k, count in enumerate(counts)]
+
     def side(self, line: int) -> NDArray[np.int64]:
         """All levels of one line, best first; a copy."""
         return np.concatenate([np.empty((0, 2), np.int64), *(self.levels_of(chunk) for chunk in self.ids(line))])

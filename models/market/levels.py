@@ -25,19 +25,18 @@ EMPTY, LIVE, AWAITS_SNAPSHOT = 0, 1, 2  # states of a book
 FREE, USED, DROPPED = 0, 1, 2  # states of a chunk; a dropped one is not handed out before its owner says so
 CHANGED, PENDING_CHANGED = 0b0011, 0b1100  # dirty bits of a slot, one for each of two consumers
 
-BOOK = np.dtype(
+BOOK = np.dtype(  # the first seven fields are those of a header page, in its order
     [
         ("version", "<i8"),
         ("ts_event", "<i8"),
         ("ts_recv", "<i8"),
         ("last_update_id", "<i8"),
         ("n_rows", "<i8"),
+        ("state", "<i8"),
+        ("n_pending", "<i8"),  # rows that wait for a snapshot
+        ("gap", "<i8"),  # 1 when the book began to await a snapshot during this call
         ("covered", "<i8"),  # version before the call that is numbered `call`
         ("call", "<i8"),
-        ("n_pending", "<i4"),
-        ("state", "u1"),
-        ("gap", "u1"),  # entered AWAITS_SNAPSHOT during this call
-        ("pad", "<u2"),
     ]
 )
 NEVER = np.zeros((), BOOK)  # a book that never had a row: version 0 is a real one, the log's first offset
@@ -73,8 +72,13 @@ DONE, WANTS_ROOM, WANTS_KEPT_TAKEN, WANTS_PENDING, FOUND_GAP = range(5)
 
 _KIND_BOOK, _ACTION_DELETE, _ACTION_CLEAR, _FLAG_LAST = 3, 3, 4, 128  # of models.market.tick, for the same reason
 
+# No reference counts (`_nrt`): counting a dozen arrays at each inner call doubled the cost of a level update, and a
+# kernel that would allocate does not compile. What every row passes through is inlined: one third of the rest.
+_kernel = njit(cache=True, nogil=True, _nrt=False)
+_inlined = njit(cache=True, nogil=True, _nrt=False, inline="always")
 
-@njit(cache=True, nogil=True)
+
+@_kernel
 def _has_room(pool: LevelPool, line: int) -> bool:
     """Whether one more chunk can be had and named in this line's directory."""
     counts, capacity = pool.counts, pool.lines[line, 2]
@@ -85,7 +89,7 @@ def _has_room(pool: LevelPool, line: int) -> bool:
     return bool(counts[DIRECTORY_TOP] + max(_FIRST_BLOCK, 2 * capacity) <= len(pool.ids))
 
 
-@njit(cache=True, nogil=True)
+@_kernel
 def _add_chunk(pool: LevelPool, line: int, place: int) -> int:
     """A free chunk, named at `place` of the directory (its first key is for the caller to set)."""
     counts, ids, firsts = pool.counts, pool.ids, pool.firsts
@@ -119,7 +123,7 @@ def _add_chunk(pool: LevelPool, line: int, place: int) -> int:
     return chunk
 
 
-@njit(cache=True, nogil=True)
+@_kernel
 def _drop_chunk(pool: LevelPool, line: int, place: int) -> None:
     start, length = pool.lines[line, 0], pool.lines[line, 1]
     chunk = pool.ids[start + place]
@@ -132,14 +136,14 @@ def _drop_chunk(pool: LevelPool, line: int, place: int) -> None:
     pool.lines[line, 1] = length - 1
 
 
-@njit(cache=True, nogil=True)
+@_kernel
 def clear_line(pool: LevelPool, line: int) -> None:
     """Drop every chunk of one side."""
     for place in range(pool.lines[line, 1] - 1, -1, -1):
         _drop_chunk(pool, line, place)
 
 
-@njit(cache=True, nogil=True)
+@_kernel
 def _split(pool: LevelPool, line: int, place: int, flip: int) -> None:
     """Move the worse half of a full chunk into a new one behind it; the caller has checked the room."""
     left = pool.ids[pool.lines[line, 0] + place]
@@ -153,7 +157,7 @@ def _split(pool: LevelPool, line: int, place: int, flip: int) -> None:
     pool.chunks[left].dirty = CHANGED
 
 
-@njit(cache=True, nogil=True)
+@_kernel
 def _join(pool: LevelPool, line: int, place: int) -> bool:
     """Move the chunk behind `place` into it if both fit into half a chunk; True when it did."""
     start, length = pool.lines[line, 0], pool.lines[line, 1]
@@ -172,7 +176,7 @@ def _join(pool: LevelPool, line: int, place: int) -> bool:
     return True
 
 
-@njit(cache=True, nogil=True)
+@_inlined
 def _delete(pool: LevelPool, line: int, place: int, seat: int, flip: int) -> None:
     start = pool.lines[line, 0]
     chunk = pool.ids[start + place]
@@ -191,7 +195,7 @@ def _delete(pool: LevelPool, line: int, place: int, seat: int, flip: int) -> Non
         _join(pool, line, place)
 
 
-@njit(cache=True, nogil=True)
+@_inlined
 def _insert(pool: LevelPool, line: int, place: int, seat: int, flip: int, price: int, size: int) -> None:
     start = pool.lines[line, 0]
     chunk = pool.ids[start + place]
@@ -207,7 +211,7 @@ def _insert(pool: LevelPool, line: int, place: int, seat: int, flip: int, price:
         pool.firsts[start + place] = price ^ flip
 
 
-@njit(cache=True, nogil=True)
+@_inlined
 def _set_level(pool: LevelPool, line: int, price: int, size: int) -> bool:
     """Insert, overwrite or (size 0) delete one level; False, with nothing changed, when room is short.
 
@@ -260,7 +264,7 @@ def _set_level(pool: LevelPool, line: int, price: int, size: int) -> bool:
     return True
 
 
-@njit(cache=True, nogil=True)
+@_inlined
 def _judge(book: Any, row: Any) -> int:
     """Mode of the event that this row begins, by the update ids (docs/wire.md)."""
     if row.action == _ACTION_CLEAR:
@@ -276,7 +280,7 @@ def _judge(book: Any, row: Any) -> int:
     return _KEEP if row.ref_id > book.last_update_id else _DIFF
 
 
-@njit(cache=True, nogil=True)
+@_inlined
 def _put(pool: LevelPool, slot: int, row: Any) -> bool:
     if row.action == _ACTION_CLEAR:
         clear_line(pool, 2 * slot)
@@ -287,7 +291,7 @@ def _put(pool: LevelPool, slot: int, row: Any) -> bool:
     return bool(_set_level(pool, 2 * slot + row.side - 1, row.price, 0 if row.action == _ACTION_DELETE else row.size))
 
 
-@njit(cache=True, nogil=True)
+@_kernel
 def apply_rows(
     pool: LevelPool,
     ticks: NDArray[np.void],
@@ -363,7 +367,7 @@ def apply_rows(
     return DONE
 
 
-@njit(cache=True, nogil=True)
+@_kernel
 def changed_chunks(pool: LevelPool, slots: NDArray[np.intp], bit: int, out: NDArray[np.int64]) -> None:
     """Write `(slot, chunk)` of every chunk that carries the bit into `out`, whose unused rest keeps its values."""
     n = 0
@@ -376,7 +380,7 @@ def changed_chunks(pool: LevelPool, slots: NDArray[np.intp], bit: int, out: NDAr
                     n += 1
 
 
-@njit(cache=True, nogil=True)
+@_kernel
 def mark_chunks(pool: LevelPool, slots: NDArray[np.intp], bit: int, dirty: bool) -> None:
     """Set or clear the bit of every chunk of these books."""
     for slot in slots:
