@@ -31,13 +31,14 @@ class EntryPartition:
     Attributes:
         applied: version of the newest write applied, -1 = none.
         held: writes at or below this version are dropped, because the control page already counts them.
+        unsaved: entries written since the last flush, None = deleted.
         floors: newest version of each tag, namespace and flush-all; entries below their floor do not exist (rule 13).
     """
 
     def __init__(self) -> None:
         self.applied = self.held = -1
         self.floors: dict[str, int] = {}
-        self._unsaved: dict[str, bytes | None] = {}
+        self.unsaved: dict[str, bytes | None] = {}
 
     def apply(self, write: CacheWrite, *, version: int, append_ms: int) -> EntryChange | None:
         """Apply one write of a rising version; None if it was applied before.
@@ -54,10 +55,10 @@ class EntryPartition:
             case "put":
                 expires = None if write.ttl_ms is None else append_ms + write.ttl_ms
                 stored = encode_entry(version, StoredEntry(expires, write.tags, write.value))
-                self._unsaved[write.key] = stored
+                self.unsaved[write.key] = stored
                 return EntryChange(version, write.key, stored, expires, "")
             case "delete":
-                self._unsaved[write.key] = None
+                self.unsaved[write.key] = None
                 return EntryChange(version, write.key, None, None, "")
             case "delete_tag":
                 floor = f"t:{write.tag}"
@@ -66,10 +67,14 @@ class EntryPartition:
         self.floors[floor] = version
         return EntryChange(version, "", None, None, floor)
 
+    def advance(self, version: int) -> None:
+        """Count a record as applied that held no write."""
+        self.applied = max(self.applied, version)
+
     def flush(self) -> list[list[Record]]:
         """Pages changed since the last call, one a key."""
-        groups: list[list[Record]] = [[(pages.ENTRY + key.encode(), stored)] for key, stored in self._unsaved.items()]
-        self._unsaved = {}
+        groups: list[list[Record]] = [[(pages.ENTRY + key.encode(), stored)] for key, stored in self.unsaved.items()]
+        self.unsaved = {}
         return groups
 
     def covered(self, key: str, version: int, tags: tuple[str, ...]) -> bool:

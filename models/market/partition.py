@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import CorruptFrame, CorruptPage
+from models.errors import CorruptFrame, CorruptPage, TickRefused
 from models.market import facets, pages
 from models.market.book import BookPool, Consumer
 from models.market.conflate import PAGE_SLOTS, BookRows, Rows
@@ -44,7 +44,7 @@ class Applied(NamedTuple):
     n_rows: int
     gaps: list[PositionGap]
     bad_books: list[int]  # slots that began to await a snapshot
-    refused: list[tuple[IncomingFrame, str]]  # frames that could not be applied, and why
+    refused: list[tuple[IncomingFrame, TickRefused]]
 
 
 def open_frame(version: int, append_ms: int, data: bytes) -> IncomingFrame:
@@ -91,14 +91,16 @@ class MarketPartition:
         self._book_rows.n = 0
         n_rows = 0
         gaps: list[PositionGap] = []
-        refused: list[tuple[IncomingFrame, str]] = []
+        refused: list[tuple[IncomingFrame, TickRefused]] = []
         for frame in frames:
             if frame.version <= max(self.held, self.applied):
                 continue
             try:
                 n_rows += self._apply_frame(frame, gaps)
+            except TickRefused as exc:
+                refused.append((frame, exc))
             except CorruptFrame as exc:
-                refused.append((frame, str(exc)))
+                refused.append((frame, TickRefused("bad_frame", str(exc))))
             self.applied = frame.version
         bad_books: list[int] = []
         if n := self._book_rows.n:
@@ -112,13 +114,13 @@ class MarketPartition:
         slot_of = self.slots.find(frame.refs["hash"])
         if header.n_instruments:
             if slot_of.min() < 0:
-                raise CorruptFrame("it names an instrument that nobody defined in md.instruments.v1")
+                raise TickRefused("unknown_instrument", "nobody defined one of its instruments in md.instruments.v1")
             same = (self.slots.price_exp[slot_of] == frame.refs["price_exp"]) & (
                 self.slots.size_exp[slot_of] == frame.refs["size_exp"]
             )
             if not same.all():
                 text = self.slots.instruments[slot_of[~same][0]].text
-                raise CorruptFrame(f"its exponents of {text} differ from the definition's (rule 7)")
+                raise TickRefused("bad_frame", f"its exponents of {text} differ from the definition's")
         source = self.sources.get(header.source)
         last = source.position if source else 0
         if header.last_position <= last:
@@ -175,6 +177,16 @@ class MarketPartition:
         newest = max((s.heard_ms for s in self.sources.values()), default=0)
         self.sources = {k: s for k, s in self.sources.items() if s.heard_ms > newest - FORGET_SOURCE_MS}
         return groups, dict(self.sources)
+
+    def rewrite_pages(self) -> None:
+        """Everything is to be flushed again."""
+        self._saved_slots = 0
+        self.rows.dirty[:] = True
+        self.books.mark_dirty(Consumer.BARRIER)
+
+    def advance(self, version: int) -> None:
+        """Count a record as applied that held nothing applicable."""
+        self.applied = max(self.applied, version)
 
     def load(self, records: Iterable[tuple[bytes, bytes]]) -> None:
         """Restore from the pages of a fresh partition (bodies without token, keys rising); other keys are passed over.

@@ -20,6 +20,8 @@ from aiokafka.structs import ConsumerRecord
 
 from models.errors import DeadlineExceeded, PublishFailed, ServiceUnavailable
 from models.market.instruments import partition_of
+from streams import metrics
+from streams.clock import now_ns
 from streams.kafka.clients import start_consumer, start_producer, stop_client
 from streams.settings import Settings
 from streams.topics import DEAD, JSON_TICKS, WRITES
@@ -67,6 +69,12 @@ class DeadLetter:
         ]
 
 
+def letter_of(record: ConsumerRecord, reason: str, detail: str) -> DeadLetter:
+    """The letter of a record that is refused now."""
+    at_ms = now_ns() // 1_000_000
+    return DeadLetter(record.value or b"", reason, detail, at_ms, record.topic, record.partition, record.offset)
+
+
 @dataclass(frozen=True)
 class Resubmission:
     """What `DeadLetters.resubmit` did: letters sent again, and those that no topic can take back."""
@@ -110,7 +118,10 @@ class DeadLetters:
         Raises:
             PublishFailed: not acknowledged within `publisher.delivery_timeout_s`.
         """
-        await self._send([(self._topic, 0, None, letter.value, letter.headers()) for letter in letters])
+        waiting = list(letters)
+        await self._send([(self._topic, 0, None, letter.value, letter.headers()) for letter in waiting])
+        for letter in waiting:
+            metrics.DEAD.labels(letter.reason).inc()
 
     async def read(self, *, reason: str | None = None, deadline_s: float = 60.0) -> AsyncIterator[DeadLetter]:
         """Letters that are in the topic now, oldest first, one fetch in memory at a time; marks are not letters."""

@@ -1,0 +1,92 @@
+"""The gateway agent: one JSON tick a record, from any producer, packed into frames at the cost of a batch."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from models.errors import PublishFailed
+from models.market.instruments import instrument_hash
+from models.market.json_tick import MAX_ROWS, parse_batch
+from streams import metrics
+from streams.clock import now_ns
+from streams.kafka.deadletter import DeadLetter, DeadLetters, letter_of
+from streams.kafka.frames import FramePacker
+from streams.kafka.instruments import InstrumentDirectory
+from streams.kafka.transport import Round, Rounds
+from streams.settings import Settings
+from streams.topics import FRAMES
+
+
+class GatewayAgent:
+    """Turns rounds of `md.json.v1` into frames.
+
+    A row's position follows from its record's offset, so what a crashed gateway sends again in other frames is dropped
+    by the worker row by row (rule 2).
+
+    Args:
+        topic_id: Kafka's id of `md.json.v1`; it is part of the source's name, so a topic made anew is a new source.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        rounds: Rounds,
+        directory: InstrumentDirectory,
+        dead: DeadLetters,
+        producer: AIOKafkaProducer,
+        topic_id: str,
+    ) -> None:
+        self._settings = settings
+        self._rounds = rounds
+        self._directory = directory
+        self._dead = dead
+        self._producer = producer
+        self._topic_id = topic_id
+        self._packers: dict[int, FramePacker] = {}
+
+    async def process(self, round_: Round) -> None:
+        """Parse -> definitions acknowledged -> frames acknowledged -> refusals acknowledged -> processed."""
+        letters: list[DeadLetter] = []
+        frames: list[tuple[int, bytes]] = []
+        for number, records in round_.records.items():
+            batch = parse_batch(
+                [record.value or b"" for record in records],
+                received_ns=[record.timestamp * 1_000_000 for record in records],
+                positions=[record.offset * MAX_ROWS + 1 for record in records],
+                registry=self._directory.registry,
+                strict=self._settings.instruments.strict,
+            )
+            letters += [letter_of(records[r.record], r.reason, r.detail) for r in batch.refused]
+            packed = self._packer(number).pack(batch.ticks, sent_ns=now_ns())
+            frames += [(frame.partition, frame.data) for frame in packed]
+            metrics.JSON_RECORDS.inc(len(records))
+        await self._directory.acknowledge()
+        await self._send(frames)
+        if letters:
+            await self._dead.put(letters)
+        for number, records in round_.records.items():
+            self._rounds.processed(round_.topic, number, records[-1].offset)
+
+    def _packer(self, number: int) -> FramePacker:
+        if number not in self._packers:
+            source = instrument_hash(f"json/{self._topic_id}/{number}")
+            self._packers[number] = FramePacker(
+                self._directory.registry, source=source, n_partitions=self._settings.kafka.partitions
+            )
+        return self._packers[number]
+
+    async def _send(self, frames: list[tuple[int, bytes]]) -> None:
+        topic, deadline_s = self._settings.topics.prefix + FRAMES, self._settings.kafka.request_timeout_s
+        try:
+            async with asyncio.timeout(deadline_s):
+                acks = [await self._producer.send(topic, data, partition=partition) for partition, data in frames]
+                await asyncio.gather(*acks)
+        except (TimeoutError, KafkaError) as exc:
+            raise PublishFailed(
+                f"{topic} did not acknowledge {len(frames)} frames within {deadline_s} s ({type(exc).__name__}): "
+                "the JSON ticks stay uncommitted; check the broker"
+            ) from exc

@@ -1,0 +1,139 @@
+"""The market agent: a round of frames becomes rows and books, visible in Redis and announced to readers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import orjson
+from aiokafka import AIOKafkaProducer, ConsumerRecord
+
+from models.cache.invalidation import STAMP
+from models.cache.keys import Space
+from models.cache.version import offset_of, version
+from models.errors import CorruptFrame
+from models.market.partition import Applied, IncomingFrame, open_frame
+from streams import metrics
+from streams.cache.coherence import Coherence
+from streams.cache.steps import Step, market_step
+from streams.clock import now_ns
+from streams.kafka.deadletter import DeadLetter, DeadLetters, letter_of
+from streams.kafka.instruments import InstrumentDirectory
+from streams.kafka.owned import OwnedPartition
+from streams.kafka.ownership import Ownership
+from streams.kafka.transport import Round, Rounds
+from streams.log import event
+from streams.topics import REQUESTS
+
+log = logging.getLogger(__name__)
+
+
+class MarketAgent:
+    """Applies rounds of `md.frames.v1`; see `process`."""
+
+    def __init__(
+        self,
+        *,
+        ownership: Ownership,
+        coherence: Coherence,
+        rounds: Rounds,
+        directory: InstrumentDirectory,
+        dead: DeadLetters,
+        producer: AIOKafkaProducer,
+        prefix: str,
+    ) -> None:
+        self._ownership = ownership
+        self._coherence = coherence
+        self._rounds = rounds
+        self._directory = directory
+        self._dead = dead
+        self._producer = producer
+        self._prefix = prefix
+
+    async def process(self, round_: Round) -> None:
+        """Apply -> Redis -> invalidations -> the round counts as processed (the barrier may commit it)."""
+        letters: list[DeadLetter] = []
+        async with self._ownership.lock:
+            steps: list[Step] = []
+            for number, records in round_.records.items():
+                if (owned := self._ownership.partitions.get(number)) is not None:
+                    frames = _open(owned, records, round_.topic, letters)
+                    await self._learn(owned, frames)
+                    steps.append(await self._apply(owned, frames, records, letters))
+            if letters:
+                await self._dead.put(letters)
+            if steps:
+                await self._coherence.publish(steps)
+            for step in steps:
+                number = step.owned.number
+                self._rounds.processed(round_.topic, number, round_.records[number][-1].offset)
+
+    async def _learn(self, owned: OwnedPartition, frames: Sequence[IncomingFrame]) -> None:
+        """Give new instruments slots. Their definitions were acknowledged before the frames were sent (rule 7)."""
+        if not (missing := owned.market.unknown(frames)):
+            return
+        registry = self._directory.registry
+        if any(hash_ not in registry.by_hash for hash_ in missing):
+            await self._directory.catch_up()
+        owned.market.add(registry.instruments[registry.by_hash[h]] for h in sorted(missing) if h in registry.by_hash)
+
+    async def _apply(
+        self,
+        owned: OwnedPartition,
+        frames: Sequence[IncomingFrame],
+        records: Sequence[ConsumerRecord],
+        letters: list[DeadLetter],
+    ) -> Step:
+        applied = owned.market.apply(frames)
+        owned.market.advance(version(owned.epoch, records[-1].offset))
+        owned.append_ns[Space.MARKET] = records[-1].timestamp * 1_000_000
+        stamps = np.array([(f.header.due_ns, f.header.n_ticks) for f in frames], STAMP)
+        metrics.TICKS.inc(applied.n_rows)
+        metrics.FRAMES.inc(len(frames))
+        await self._report(owned, applied)
+        if applied.refused:
+            by_offset = {record.offset: record for record in records}
+            letters += [
+                letter_of(by_offset[offset_of(frame.version)], why.reason, why.detail) for frame, why in applied.refused
+            ]
+        return market_step(owned, stamps)
+
+    async def _report(self, owned: OwnedPartition, applied: Applied) -> None:
+        for gap in applied.gaps:
+            metrics.GAPS.inc()
+            event(
+                log, "source_gap", level=logging.WARNING, partition=owned.number, source=f"{gap.source:016x}",
+                last=gap.last, claimed=gap.claimed,
+            )  # fmt: skip
+        for slot in applied.bad_books:
+            metrics.BAD_BOOKS.inc()
+            await self._ask_for_snapshot(owned, slot)
+
+    async def _ask_for_snapshot(self, owned: OwnedPartition, slot: int) -> None:
+        awaited = owned.market.books.awaited(slot)
+        if awaited is None:
+            return
+        text = owned.market.slots.instruments[slot].text
+        book_update_id, diff_first_id = awaited
+        request = {
+            "request": "snapshot",
+            "instrument": text,
+            "book_update_id": book_update_id,
+            "diff_first_id": diff_first_id,
+            "ts_ns": now_ns(),
+        }
+        await self._producer.send(self._prefix + REQUESTS, orjson.dumps(request), key=text.encode(), partition=0)
+        event(log, "snapshot_requested", instrument=text, book_update_id=book_update_id, diff_first_id=diff_first_id)
+
+
+def _open(
+    owned: OwnedPartition, records: Sequence[ConsumerRecord], topic: str, letters: list[DeadLetter]
+) -> list[IncomingFrame]:
+    frames = []
+    for record in records:
+        try:
+            frames.append(open_frame(version(owned.epoch, record.offset), record.timestamp, record.value or b""))
+        except CorruptFrame as exc:
+            letters.append(letter_of(record, "bad_frame", str(exc)))
+    return frames

@@ -1,0 +1,256 @@
+"""The worker: thin Faust agents over rounds, the page table, and the parts that they share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from faust.types import TP
+
+from agents.gateway import GatewayAgent
+from agents.health import HealthServer
+from agents.market import MarketAgent
+from agents.persist import PersistAgent
+from models.cache.keys import Space
+from models.cache.version import offset_of
+from streams import metrics
+from streams.cache.coherence import Coherence
+from streams.cache.connect import connect_redis
+from streams.cache.redis import PartitionWriter
+from streams.clock import now_ns
+from streams.kafka.admin import ensure_topics, topic_ids
+from streams.kafka.app import page_table, worker_app
+from streams.kafka.clients import start_consumer, start_producer, stop_client
+from streams.kafka.deadletter import DeadLetters
+from streams.kafka.instruments import InstrumentDirectory
+from streams.kafka.ownership import SOURCE_TOPICS, Ownership
+from streams.kafka.transport import Round, Rounds, RoundTransport
+from streams.log import event
+from streams.settings import Settings
+from streams.topics import FRAMES, JSON_TICKS, WRITES
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 0.1  # proof of freshness on a quiet market
+STOP_S = 10.0  # Faust's own stop is given this long; state is durable before it begins
+
+Process = Callable[[Round], Awaitable[None]]
+
+
+class Worker:
+    """One worker process: `async with Worker(settings) as worker: await worker.failed()`.
+
+    Fail-stop: an error in a round or a barrier ends the worker, because the log has everything that it did not commit.
+
+    Attributes:
+        ready: all partitions that it was assigned are recovered and served.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.ready = False
+        self._failure: asyncio.Future[BaseException] | None = None
+        self._draining = False
+        self._began = time.monotonic()
+
+    async def __aenter__(self) -> Worker:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start; returns before partitions are assigned (`ready` tells).
+
+        Raises:
+            ServiceUnavailable: Kafka does not answer.
+            ServiceSetupError: the port is taken.
+        """
+        settings = self.settings
+        self._failure = asyncio.get_running_loop().create_future()
+        self.health = HealthServer(settings.worker.port, self.report)
+        await self.health.start()
+        await ensure_topics(settings)
+        prefix = settings.topics.prefix
+        self.producer: AIOKafkaProducer = await start_producer(settings.kafka)
+        self.directory = InstrumentDirectory(settings, producer=self.producer)
+        await self.directory.start()
+        self.redis = connect_redis(settings.redis)
+        self.app = worker_app(settings)
+        self.table = page_table(self.app, settings)
+        writer = PartitionWriter(self.redis, url=settings.redis.url, prefix=prefix)
+        self.coherence = Coherence(
+            writer=writer,
+            producer=self.producer,
+            table=self.table,
+            prefix=prefix,
+            deadline_s=settings.kafka.request_timeout_s,
+        )
+        self.ownership = Ownership(settings, table=self.table, producer=self.producer, coherence=self.coherence)
+        self.rounds = Rounds(self.ownership.barrier)
+        self.app.transport = RoundTransport(self.app.conf.broker, self.app, self.rounds)
+        await self._add_agents()
+        self.table.on_recover(self._recovered)
+        self.app.on_partitions_revoked.connect(self._revoked)
+        self.app.finalize()
+        await self.app.start()
+        self._tasks = [asyncio.create_task(self._heartbeats()), asyncio.create_task(self._watch_app())]
+        event(log, "worker_started", id=settings.worker.id, port=self.health.port, prefix=prefix)
+
+    async def stop(self) -> None:
+        """Finish the round in flight, make its state durable, commit, leave the group."""
+        began = time.monotonic()
+        if hasattr(self, "app") and self.app.started:
+            async with self.ownership.lock:
+                self._draining = True
+            if not self._failure_set:
+                await self.app.consumer.commit()
+            for task in self._tasks:
+                task.cancel()
+            try:
+                await asyncio.wait_for(self.app.stop(), STOP_S)
+            except TimeoutError:
+                event(log, "faust_stop_overdue", level=logging.WARNING, seconds=STOP_S)
+        for part in ("directory", "producer", "redis", "health"):
+            await self._close(part)
+        event(log, "worker_stopped", seconds=round(time.monotonic() - began, 3))
+
+    async def failed(self) -> BaseException:
+        """Wait until the worker cannot go on; the reason."""
+        assert self._failure is not None
+        return await asyncio.shield(self._failure)
+
+    def report(self) -> dict[str, Any]:
+        """What `/health` says."""
+        owned = self.ownership.partitions if hasattr(self, "ownership") else {}
+        behind = sorted({f"{space.value}/{o.number}" for o in owned.values() for space in o.redis_behind})
+        status = "unhealthy" if self._failure_set else "degraded" if behind or not self.ready else "healthy"
+        return {
+            "status": status,
+            "ready": self.ready and not self._failure_set,
+            "partitions": sorted(owned),
+            "instruments": sum(len(o.market.slots) for o in owned.values()),
+            "redis_behind": behind,
+            "uptime_s": round(time.monotonic() - self._began, 1),
+        }
+
+    @property
+    def _failure_set(self) -> bool:
+        return self._failure is not None and self._failure.done()
+
+    async def _add_agents(self) -> None:
+        settings, prefix = self.settings, self.settings.topics.prefix
+        dead = DeadLetters(settings, producer=self.producer)
+        ids = await topic_ids(settings, [prefix + JSON_TICKS])
+        market = MarketAgent(
+            ownership=self.ownership, coherence=self.coherence, rounds=self.rounds, directory=self.directory,
+            dead=dead, producer=self.producer, prefix=prefix,
+        )  # fmt: skip
+        gateway = GatewayAgent(
+            settings, rounds=self.rounds, directory=self.directory, dead=dead, producer=self.producer,
+            topic_id=ids[prefix + JSON_TICKS] or "",
+        )  # fmt: skip
+        persist = PersistAgent(ownership=self.ownership, coherence=self.coherence, rounds=self.rounds, dead=dead)
+        self._agent("market", FRAMES, market.process)
+        self._agent("gateway", JSON_TICKS, gateway.process)
+        self._agent("persist", WRITES, persist.process)
+
+    def _agent(self, name: str, topic: str, process: Process) -> None:
+        """A thin Faust agent on a channel of rounds; the channel's bound of one is the back-pressure on the fetch."""
+        channel = self.app.channel(maxsize=1)
+        full_name = self.settings.topics.prefix + topic
+        self.rounds.sinks[full_name] = channel.put
+        self.app.topics.add(self.app.topic(full_name, key_serializer="raw", value_serializer="raw"))
+
+        async def rounds(stream: AsyncIterator[Round]) -> None:
+            async for round_ in stream:
+                await self._guarded(process, round_)
+
+        self.app.agent(channel, name=name)(rounds)
+
+    async def _guarded(self, process: Process, round_: Round) -> None:
+        if self._draining or self._failure_set or round_.generation != self.app.consumer_generation_id:
+            return
+        began = time.perf_counter()
+        try:
+            await process(round_)
+        except Exception as exc:
+            self._fail(exc)
+            raise
+        metrics.ROUND_SECONDS.labels(round_.topic.removeprefix(self.settings.topics.prefix)).observe(
+            time.perf_counter() - began
+        )
+
+    async def _recovered(self) -> None:
+        name = self.table.changelog_topic_name
+        numbers = sorted(tp.partition for tp in self.app.assignor.assigned_actives() if tp.topic == name)
+        try:
+            await self.ownership.assign(numbers)
+        except Exception as exc:
+            self._fail(exc)
+            raise
+        metrics.PARTITIONS.set(len(numbers))
+        self.ready = True
+
+    async def _revoked(self, app: Any, revoked: set[TP], **_: Any) -> None:
+        self.ready = False
+        self.ownership.revoke()
+        metrics.PARTITIONS.set(0)
+
+    def _fail(self, exc: BaseException) -> None:
+        if self._failure is not None and not self._failure.done():
+            event(log, "worker_failed", level=logging.ERROR, exc_info=True, detail=str(exc))
+            self._failure.set_result(exc)
+
+    async def _watch_app(self) -> None:
+        await self.app._crashed.wait()
+        self._fail(self.app.crash_reason or RuntimeError("Faust stopped without a reason"))
+
+    async def _heartbeats(self) -> None:
+        """Each 100 ms: how far every partition is, and by when that was the log's end (rule 11)."""
+        settings = self.settings
+        names = {space: settings.topics.prefix + topic for space, topic in SOURCE_TOPICS.items()}
+        probe: AIOKafkaConsumer = await start_consumer(settings.kafka, names[Space.MARKET])
+        try:
+            while True:
+                await asyncio.sleep(HEARTBEAT_S)
+                if not self.ready or self._failure_set:
+                    continue
+                asked_ns = now_ns()
+                numbers = sorted(self.ownership.partitions)
+                ends = await probe.end_offsets(
+                    [TopicPartition(name, number) for name in names.values() for number in numbers]
+                )
+                async with self.ownership.lock:
+                    owned = self.ownership.partitions
+                    proven = {
+                        (space, number): asked_ns
+                        for space, name in names.items()
+                        for number in owned
+                        if _at_end(owned[number].applied(space), ends.get(TopicPartition(name, number)))
+                    }
+                    await self.coherence.heartbeat(list(owned.values()), proven)
+        except Exception as exc:
+            self._fail(exc)
+        finally:
+            await stop_client(probe)
+
+    async def _close(self, part: str) -> None:
+        match part, getattr(self, part, None):
+            case _, None:
+                return
+            case "producer", producer:
+                await stop_client(producer)
+            case "redis", redis:
+                await redis.aclose()
+            case _, service:
+                await service.stop()
+
+
+def _at_end(applied: int, end: int | None) -> bool:
+    return end is not None and (end == 0 or (applied >= 0 and offset_of(applied) + 1 >= end))

@@ -1,0 +1,199 @@
+"""Making changes visible, in this order: Redis acknowledged, announced on `cache.invalidations.v1`, counted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from models.cache.invalidation import Invalidation, RecordType, Source, encode
+from models.cache.keys import Space
+from models.errors import OwnerFenced, PublishFailed, ServiceUnavailable
+from models.market import pages
+from streams.cache.redis import Answer, PartitionWriter
+from streams.cache.steps import Step, entry_rewrite, market_rewrite
+from streams.clock import now_ns
+from streams.kafka.owned import OwnedPartition
+from streams.kafka.table import PageTable
+from streams.log import event
+from streams.topics import INVALIDATIONS
+
+log = logging.getLogger(__name__)
+
+SOURCES = {Space.MARKET: Source.FRAMES, Space.GENERIC: Source.WRITES}
+
+
+class Coherence:
+    """Keeps Redis and every reader in step with the pages of owned partitions.
+
+    Redis may be down: the worker goes on, readers see a mark that stands still, and the partition is rewritten from its
+    pages when Redis answers again (rule 4).
+
+    Args:
+        writer: fenced writes to Redis.
+        producer: idempotent; sends invalidations.
+        table: where the entries of a rewrite come from.
+        prefix: of topics and keys.
+        deadline_s: for acknowledgements of Kafka.
+    """
+
+    def __init__(
+        self, *, writer: PartitionWriter, producer: AIOKafkaProducer, table: PageTable, prefix: str, deadline_s: float
+    ) -> None:
+        self._writer = writer
+        self._producer = producer
+        self._table = table
+        self._topic = prefix + INVALIDATIONS
+        self._deadline_s = deadline_s
+        self.n_rewrites = 0
+
+    async def publish(self, steps: Sequence[Step]) -> None:
+        """Make steps of different partitions visible, in one send to Redis and one to Kafka.
+
+        Raises:
+            OwnerFenced: a newer owner has one of the partitions; this worker must stop.
+            PublishFailed: Kafka did not acknowledge the invalidations.
+        """
+        await self._write(steps)
+        await self._announce([(step.owned, step.space, _changes(step)) for step in steps])
+        for step in steps:
+            step.owned.announced[step.space] = step.batch.to_version
+
+    async def take_over(self, owned: OwnedPartition) -> None:
+        """A new owner's first acts: fence older ones in Redis, rewrite the partition, say so to readers."""
+        for space in Space:
+            await self._rewrite(owned, space)
+        await self._announce([(owned, space, _mark(owned, space, RecordType.OWNER, 0)) for space in Space])
+
+    async def heartbeat(self, owned: Iterable[OwnedPartition], watermarks: Mapping[tuple[Space, int], int]) -> None:
+        """Tell readers and Redis how far each partition is, and by when that was proven (rule 11).
+
+        Args:
+            watermarks: UTC ns at which the partition's log held nothing beyond what is applied, by space and number.
+        """
+        spaces = [(o, space) for o in owned for space in Space]
+        beats = [
+            (space, o.number, o.token, o.applied(space), watermarks.get((space, o.number), o.append_ns[space]))
+            for o, space in spaces
+            if space not in o.redis_behind
+        ]
+        try:
+            outcomes = await self._writer.heartbeat(beats)
+        except ServiceUnavailable as exc:
+            self._lost([o for o, _ in spaces], exc)
+        else:
+            alive = [(o, space) for o, space in spaces if space not in o.redis_behind]
+            for (o, space), outcome in zip(alive, outcomes, strict=True):
+                if outcome.answer is Answer.FENCED:
+                    raise _fenced(o, space, outcome.token)
+                if outcome.answer is not Answer.OK:
+                    o.redis_behind.add(space)
+        for o, space in spaces:
+            if space in o.redis_behind:
+                await self._rewrite(o, space)
+        marks = [
+            (o, space, _mark(o, space, RecordType.HEARTBEAT, watermarks.get((space, o.number), o.append_ns[space])))
+            for o, space in spaces
+        ]
+        await self._announce(marks)
+
+    async def _write(self, steps: Sequence[Step]) -> None:
+        current = [step for step in steps if step.space not in step.owned.redis_behind]
+        if not current:
+            return
+        try:
+            outcomes = await self._writer.apply(*(step.batch for step in current))
+        except ServiceUnavailable as exc:
+            self._lost([step.owned for step in current], exc)
+            return
+        for step, outcome in zip(current, outcomes, strict=True):
+            if outcome.answer is Answer.FENCED:
+                raise _fenced(step.owned, step.space, outcome.token)
+            if outcome.answer is Answer.GAP:
+                await self._rewrite(step.owned, step.space)
+            else:
+                step.owned.tier[step.space] = step.batch.to_version
+
+    async def _rewrite(self, owned: OwnedPartition, space: Space) -> None:
+        """Write everything from the pages and delete what they lack; the mark becomes what is applied."""
+        owned.redis_behind.add(space)
+        if space is Space.MARKET:
+            batch, known = market_rewrite(owned)
+        else:
+            batch, known = entry_rewrite(owned, self._stored_entries(owned))
+        try:
+            mark = await self._writer.take(space, owned.number, owned.token)
+            await self._writer.delete_unknown(
+                space, owned.number, token=owned.token, version=max(batch.to_version, mark.version),
+                watermark_ns=batch.watermark_ns, known=known,
+            )  # fmt: skip
+            (outcome,) = await self._writer.apply(batch)
+        except ServiceUnavailable as exc:
+            self._lost([owned], exc)
+            return
+        if outcome.answer is Answer.FENCED:
+            raise _fenced(owned, space, outcome.token)
+        self.n_rewrites += 1
+        owned.tier[space] = batch.to_version
+        owned.redis_behind.discard(space)
+        event(log, "redis_rewritten", space=space.value, partition=owned.number, keys=len(known))
+
+    def _stored_entries(self, owned: OwnedPartition) -> Iterable[tuple[str, bytes]]:
+        stored = {
+            key[1:].decode(): body for key, body in self._table.pages(owned.number) if key.startswith(pages.ENTRY)
+        }
+        for key, unsaved in owned.entries.unsaved.items():
+            if unsaved is None:
+                stored.pop(key, None)
+            else:
+                stored[key] = unsaved
+        return stored.items()
+
+    def _lost(self, partitions: Iterable[OwnedPartition], exc: ServiceUnavailable) -> None:
+        for owned in partitions:
+            if len(owned.redis_behind) < len(Space):
+                event(log, "redis_lost", level=logging.WARNING, partition=owned.number, detail=str(exc))
+            owned.redis_behind.update(Space)
+
+    async def _announce(self, records: Sequence[tuple[OwnedPartition, Space, Invalidation]]) -> None:
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                acks = [
+                    await self._producer.send(self._topic, encode(record), partition=owned.number)
+                    for owned, _, record in records
+                ]
+                await asyncio.gather(*acks)
+        except (TimeoutError, KafkaError) as exc:
+            raise PublishFailed(
+                f"{self._topic} did not acknowledge {len(records)} records within {self._deadline_s} s "
+                f"({type(exc).__name__}): check the broker"
+            ) from exc
+
+
+def _changes(step: Step) -> Invalidation:
+    return Invalidation(
+        RecordType.CHANGES,
+        SOURCES[step.space],
+        step.owned.token,
+        step.owned.announced[step.space],
+        step.batch.to_version,
+        step.batch.watermark_ns,
+        now_ns(),
+        step.changes,
+        step.stamps,
+        step.keys,
+    )
+
+
+def _mark(owned: OwnedPartition, space: Space, kind: RecordType, watermark_ns: int) -> Invalidation:
+    applied = owned.announced[space]
+    return Invalidation(kind, SOURCES[space], owned.token, applied, applied, watermark_ns, now_ns())
+
+
+def _fenced(owned: OwnedPartition, space: Space, newer: int) -> OwnerFenced:
+    return OwnerFenced(
+        f"{space.value} partition {owned.number}: owner {owned.token} was followed by {newer}; this worker stops"
+    )

@@ -1,0 +1,171 @@
+"""Steps: what one round, or a rewrite, changes in one space of one partition, packed for Redis and for readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.cache.book_hash import pack_book
+from models.cache.entry import decode_entry
+from models.cache.invalidation import CHANGE, STAMP, KeyOp
+from models.cache.keys import Space, floors_key, parse_key, redis_key
+from models.cache.partition import FLUSH_ALL, EntryChange
+from models.cache.rows import pack_rows
+from models.market import facets
+from models.market.book import BookChange, Consumer
+from models.market.book_page import encode_wire_header
+from streams.cache.redis import Batch, delete, put, put_until, raise_floor
+from streams.kafka.owned import OwnedPartition
+
+Update = tuple[bytes, bytes]  # Redis key, packed update
+
+_FLOOR_OPS = {"t": KeyOp.TAG, "n": KeyOp.NAMESPACE, FLUSH_ALL: KeyOp.FLUSH_ALL}
+
+
+@dataclass
+class Step:
+    """A batch for Redis and what the invalidation says of it.
+
+    Attributes:
+        changes: dtype CHANGE, instruments and facets.
+        stamps: dtype STAMP, one a source frame.
+        keys: generic keys, tags and namespaces, in log order.
+    """
+
+    owned: OwnedPartition
+    space: Space
+    batch: Batch
+    changes: NDArray[np.void] = field(default_factory=lambda: np.empty(0, CHANGE))
+    stamps: NDArray[np.void] = field(default_factory=lambda: np.empty(0, STAMP))
+    keys: tuple[tuple[KeyOp, str], ...] = ()
+
+
+def market_step(owned: OwnedPartition, stamps: NDArray[np.void]) -> Step:
+    """What the frames applied since the last step touched."""
+    market = owned.market
+    slots, bits = market.rows.take_touched()
+    packed = _PackedRows()
+    for facet in market.rows.facet_of:
+        packed.add(owned, facet, slots[bits >> np.uint64(facet) & np.uint64(1) == 1])
+    books = market.books.dirty(Consumer.PUBLISHER)
+    packed.updates += [_book_update(owned, change) for change in books]
+    market.books.mark_clean([change.slot for change in books], Consumer.PUBLISHER)
+    changes = np.empty(len(slots), CHANGE)
+    changes["hash"], changes["facets"] = market.slots.hashes[slots], bits
+    return Step(owned, Space.MARKET, packed.batch(owned, rewrite=False), changes, stamps)
+
+
+def market_rewrite(owned: OwnedPartition) -> tuple[Batch, set[bytes]]:
+    """All rows and books of a partition, and their keys: everything else under its hash tag is to go."""
+    market = owned.market
+    packed = _PackedRows()
+    slots = np.arange(len(market.slots), dtype=np.int32)
+    for plane, facet in enumerate(market.rows.facet_of):
+        packed.add(owned, facet, slots[market.rows.rows[plane, slots, facets.N_ROWS] > 0])
+    owned.published_books.clear()
+    market.books.mark_dirty(Consumer.PUBLISHER)
+    books = market.books.dirty(Consumer.PUBLISHER)
+    packed.updates += [_book_update(owned, change) for change in books]
+    market.books.mark_clean([change.slot for change in books], Consumer.PUBLISHER)
+    known = set(packed.row_keys) | {key for key, update in packed.updates if update[:1] == b"B"}
+    return packed.batch(owned, rewrite=True), known
+
+
+def entry_step(owned: OwnedPartition, written: Sequence[EntryChange]) -> Step:
+    """What the writes of one round did, in log order."""
+    updates = [_entry_update(owned, change) for change in written]
+    batch = Batch(
+        Space.GENERIC, owned.number, owned.token, owned.tier[Space.GENERIC], owned.entries.applied,
+        owned.append_ns[Space.GENERIC], updates=updates,
+    )  # fmt: skip
+    return Step(owned, Space.GENERIC, batch, keys=tuple(_named(change) for change in written))
+
+
+def entry_rewrite(owned: OwnedPartition, stored: Iterable[tuple[str, bytes]]) -> tuple[Batch, set[bytes]]:
+    """All entries of a partition that no floor covers, and the floors themselves."""
+    updates: list[Update] = [
+        (floors_key(owned.prefix, owned.number), raise_floor(version, name))
+        for name, version in owned.entries.floors.items()
+    ]
+    known: set[bytes] = set()
+    for key, data in stored:
+        if (found := decode_entry(data)) is None:
+            continue
+        version, entry = found
+        if owned.entries.covered(key, version, entry.tags):
+            continue
+        update = _entry_update(owned, EntryChange(version, key, data, entry.expires_at_ms, ""))
+        updates.append(update)
+        known.add(update[0])
+    batch = Batch(
+        Space.GENERIC, owned.number, owned.token, owned.tier[Space.GENERIC], owned.entries.applied,
+        owned.append_ns[Space.GENERIC], updates=updates, rewrite=True,
+    )  # fmt: skip
+    return batch, known
+
+
+class _PackedRows:
+    """Rows gathered facet by facet: one NumPy pass a facet instead of Python work a key."""
+
+    def __init__(self) -> None:
+        self.row_keys: list[bytes] = []
+        self.rows: list[bytes] = []
+        self.updates: list[Update] = []
+
+    def add(self, owned: OwnedPartition, facet: int, slots: NDArray[np.int32]) -> None:
+        if not len(slots):
+            return
+        market = owned.market
+        state = market.rows.rows[market.rows.plane_of[facet], slots]
+        present = state[:, facets.N_ROWS] > 0
+        if not present.all():
+            gone = delete(market.applied)
+            self.updates += [(owned.keys_of(slot)[facet], gone) for slot in slots[~present].tolist()]
+            slots, state = slots[present], state[present]
+        self.row_keys += [owned.keys_of(slot)[facet] for slot in slots.tolist()]
+        exponents = market.slots.price_exp[slots], market.slots.size_exp[slots]
+        self.rows.append(pack_rows(state, *exponents, np.full(len(slots), facet, np.uint8)))
+
+    def batch(self, owned: OwnedPartition, *, rewrite: bool) -> Batch:
+        return Batch(
+            Space.MARKET, owned.number, owned.token, owned.tier[Space.MARKET], owned.market.applied,
+            owned.append_ns[Space.MARKET], self.row_keys, b"".join(self.rows), self.updates, rewrite,
+        )  # fmt: skip
+
+
+def _book_update(owned: OwnedPartition, change: BookChange) -> Update:
+    market, slot = owned.market, change.slot
+    key = owned.keys_of(slot)[facets.BOOK]
+    book = market.books.header(slot)
+    if not book.n_rows:
+        owned.published_books.discard(slot)
+        return key, delete(book.version)
+    full = slot not in owned.published_books
+    owned.published_books.add(slot)
+    header = encode_wire_header(
+        book, price_exp=int(market.slots.price_exp[slot]), size_exp=int(market.slots.size_exp[slot])
+    )
+    ids = (*book.bids, *book.asks) if full else change.chunks
+    chunks = [(chunk, market.books.chunk_bytes(chunk)) for chunk in ids]
+    return key, pack_book(header, chunks, () if full else change.dropped, full=full)
+
+
+def _entry_update(owned: OwnedPartition, change: EntryChange) -> Update:
+    if change.floor:
+        return floors_key(owned.prefix, owned.number), raise_floor(change.version, change.floor)
+    key = redis_key(owned.prefix, parse_key(change.key), owned.number)
+    if change.stored is None:
+        return key, delete(change.version)
+    if change.expires_at_ms is None:
+        return key, put(change.stored)
+    return key, put_until(change.expires_at_ms, change.stored)
+
+
+def _named(change: EntryChange) -> tuple[KeyOp, str]:
+    if change.floor:
+        kind, _, name = change.floor.partition(":")
+        return _FLOOR_OPS[kind], name
+    return KeyOp.DELETE if change.stored is None else KeyOp.PUT, change.key

@@ -1,0 +1,53 @@
+"""The Faust app and its table, with the settings that were measured to work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import faust
+
+from streams.kafka.table import PageTable
+from streams.settings import Settings
+from streams.topics import MAX_RECORD_BYTES
+
+COMMIT_EVERY = 10**9  # records: only time decides when a barrier comes
+
+
+def worker_app(settings: Settings) -> faust.App:
+    """A Faust app of this worker's group; `worker.id` with the run's prefix is the group's name."""
+    worker, kafka = settings.worker, settings.kafka
+    data_dir = Path(worker.data_dir) / (settings.topics.prefix.rstrip(".") or "live")
+    data_dir.mkdir(parents=True, exist_ok=True)
+    return faust.App(
+        settings.topics.prefix + worker.id,
+        broker=";".join(f"kafka://{address}" for address in kafka.bootstrap.split(",")),
+        store="rocksdb://",
+        datadir=str(data_dir),
+        web_enabled=False,
+        topic_disable_leader=True,
+        topic_partitions=kafka.partitions,
+        topic_replication_factor=kafka.replication,
+        table_standby_replicas=0,
+        cython_optimizations=True,
+        stream_buffer_maxsize=128,
+        consumer_max_fetch_size=MAX_RECORD_BYTES,
+        consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=worker.instance_id or None,
+        broker_commit_interval=worker.commit_interval_s,
+        broker_commit_every=COMMIT_EVERY,
+        broker_session_timeout=worker.session_timeout_s,
+        broker_heartbeat_interval=worker.session_timeout_s / 4,
+        broker_request_timeout=90.0,
+        producer_max_request_size=MAX_RECORD_BYTES,
+    )
+
+
+def page_table(app: faust.App, settings: Settings) -> PageTable:
+    """The table of state pages; its changelog has P partitions and is compacted."""
+    table = PageTable(
+        app, name="pages", partitions=settings.kafka.partitions, key_type=bytes, value_type=bytes,
+        # rule 1: what recovery must prefer over a zombie's newer record has to be there still
+        extra_topic_configs={"min.compaction.lag.ms": "600000", "max.message.bytes": str(MAX_RECORD_BYTES)},
+    )  # fmt: skip
+    app.tables.add(table)
+    return table

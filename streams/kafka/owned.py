@@ -1,0 +1,97 @@
+"""What a worker holds of one partition it owns: the state, its token, and how far each copy of it has come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from models.cache.keys import Space, facet_keys
+from models.cache.partition import EntryPartition
+from models.market import pages
+from models.market.pages import ControlPage, Flush
+from models.market.partition import MarketPartition
+
+
+@dataclass
+class OwnedPartition:
+    """One partition number of all source topics.
+
+    Attributes:
+        token: offset of the owner record in the changelog; rises with each assignment (rule 1).
+        epoch: how often the source topics were created anew (rule 6).
+        tier: newest version that Redis acknowledged, by space; -1 = nothing.
+        announced: newest version that went out as an invalidation, by space.
+        append_ns: log-append time of the newest record applied, by space; a proof of freshness (rule 11).
+        redis_behind: spaces whose tier has to be rewritten before it may be written on (outage, gap, lost data).
+        published_books: slots whose hash in Redis was written whole by this owner, so that parts may follow.
+    """
+
+    number: int
+    prefix: str
+    token: int = -1
+    epoch: int = 0
+    topic_ids: dict[str, str] = field(default_factory=dict)
+    market: MarketPartition = field(default_factory=MarketPartition)
+    entries: EntryPartition = field(default_factory=EntryPartition)
+    tier: dict[Space, int] = field(default_factory=lambda: dict.fromkeys(Space, -1))
+    announced: dict[Space, int] = field(default_factory=lambda: dict.fromkeys(Space, -1))
+    append_ns: dict[Space, int] = field(default_factory=lambda: dict.fromkeys(Space, 0))
+    redis_behind: set[Space] = field(default_factory=lambda: set(Space))
+    published_books: set[int] = field(default_factory=set)
+    _keys: list[Sequence[bytes]] = field(default_factory=list)
+
+    def applied(self, space: Space) -> int:
+        return self.market.applied if space is Space.MARKET else self.entries.applied
+
+    def keys_of(self, slot: int) -> Sequence[bytes]:
+        """Redis keys of a slot's facets, by facet number."""
+        while len(self._keys) <= slot:
+            text = self.market.slots.instruments[len(self._keys)].text
+            self._keys.append(facet_keys(self.prefix, text, self.number))
+        return self._keys[slot]
+
+    def flush(self) -> Flush:
+        """Copy of all changed pages and of the control page that fits them: one synchronous step."""
+        groups, sources = self.market.flush()
+        control = ControlPage(
+            frames_version=self.market.applied,
+            writes_version=self.entries.applied,
+            sources=sources,
+            floors=dict(self.entries.floors),
+            topic_ids=self.topic_ids,
+            epoch=self.epoch,
+        )
+        return Flush(groups + self.entries.flush(), (pages.CONTROL, pages.encode_control(control)))
+
+    def load(self, records: list[tuple[bytes, bytes]]) -> None:
+        """Restore from the pages that recovery left, keys rising. Raises: CorruptPage."""
+        self.market.load(records)
+        for key, body in records:
+            if key == pages.CONTROL:
+                control = pages.decode_control(body)
+                self.market.held = self.market.applied = control.frames_version
+                self.entries.held = self.entries.applied = control.writes_version
+                self.market.sources = control.sources
+                self.entries.floors = control.floors
+                self.epoch, self.topic_ids = control.epoch, control.topic_ids
+        self.announced = {space: self.applied(space) for space in Space}
+
+    def rewrite_pages(self) -> None:
+        """All pages are to be written again at the next barrier (rule 1)."""
+        self.market.rewrite_pages()
+
+    def check_topics(self, topic_ids: dict[str, str], *, beyond_end: bool) -> bool:
+        """Raise the epoch when a source topic was created anew (rule 6); positions of sources stay.
+
+        Args:
+            topic_ids: Kafka's ids of the source topics as they are now.
+            beyond_end: a version that was applied lies beyond its topic's end: the log lost it.
+
+        Returns:
+            whether the epoch rose.
+        """
+        changed = beyond_end or any(self.topic_ids.get(name, id_) != id_ for name, id_ in topic_ids.items())
+        self.topic_ids = dict(topic_ids)
+        if changed:
+            self.epoch += 1
+        return changed

@@ -1,0 +1,30 @@
+"""The one catalogue of Prometheus metrics: `marketprism_<subject>_<name>_<unit>`, labels bounded, never a symbol."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+TICKS = Counter("marketprism_market_ticks", "Rows applied to the state.")
+FRAMES = Counter("marketprism_market_frames", "Frames applied to the state.")
+GAPS = Counter("marketprism_market_gaps", "Jumps of dense sources: rows that never arrived.")
+BAD_BOOKS = Counter("marketprism_market_bad_books", "Books that began to await a snapshot.")
+JSON_RECORDS = Counter("marketprism_gateway_records", "JSON ticks packed into frames.")
+DEAD = Counter("marketprism_dead_letters", "Records refused.", ["reason"])
+WRITES = Counter("marketprism_cache_writes", "Cache writes applied.", ["op"])
+INVALIDATIONS = Counter("marketprism_cache_invalidations", "Keys announced.", ["source"])
+REWRITES = Counter("marketprism_redis_rewrites", "Partitions rewritten in Redis from their pages.", ["space"])
+REDIS_UP = Gauge("marketprism_redis_up", "1 while Redis holds what the pages hold.")
+BARRIERS = Counter("marketprism_barrier_flushes", "Barriers that made state durable.")
+BARRIER_SECONDS = Histogram(
+    "marketprism_barrier_seconds",
+    "Duration of a barrier.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+)
+CHANGELOG_BYTES = Counter("marketprism_changelog_bytes", "State pages sent to the changelog.")
+ROUND_SECONDS = Histogram(
+    "marketprism_round_seconds",
+    "From a round's hand-over until it is visible everywhere.",
+    ["topic"],
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+)
+PARTITIONS = Gauge("marketprism_worker_partitions", "Partitions owned.")
