@@ -24,7 +24,7 @@ _SYMBOL = {
     "spot": re.compile(_PAIR),
     "perpetual": re.compile(_PAIR),
     "futures": re.compile(_PAIR + r"(-[0-9]{6})?"),
-    "options": re.compile(_PAIR + r"-[0-9]{6}-[0-9]+(\.[0-9]+)?-[CP]"),
+    "options": re.compile(_PAIR + r"-[0-9]{6}-[0-9]{1,12}(\.[0-9]{1,9})?-[CP]"),
 }
 _FORM = {"futures": "BASE-QUOTE[-YYMMDD]", "options": "BASE-QUOTE-YYMMDD-STRIKE-C|P"}
 

@@ -1,6 +1,6 @@
-"""JSON ticks as they are written (`md.json.v1`): one shape a type, what rows each becomes, and why one is refused.
+"""JSON ticks as they are written (`md.json.v1`): one struct a type, and what rows each becomes.
 
-A shape checks names and types while it is decoded. Its `event` yields the rows' numbers still as text, so that a whole
+A struct checks names and types while it is decoded. Its `event` yields the rows' numbers still as text, so that a whole
 batch is converted at once; `prices` tells what an unknown instrument's prices look like.
 """
 
@@ -25,31 +25,31 @@ _UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604_800}
 LONG_SHORT_ACTION = {"lsr_top_position": 1, "lsr_all_account": 2}
 
 
-def shape_of(kind: Kind, action: int, side: int = 0, flags: int = 0) -> bytes:
+def _shape(kind: Kind, action: int, side: int = 0, flags: int = 0) -> bytes:
     """The last four bytes of a row: kind, action, side, flags."""
     return bytes((kind, action, side, flags))
 
 
 _TRADES = {None: Side.NONE, "buy": Side.BID, "sell": Side.ASK}
-_TRADE = {word: shape_of(Kind.TRADE, Action.TRADE, side) for word, side in _TRADES.items()}
-_LIQUIDATION = {word: shape_of(Kind.LIQUIDATION, Action.TRADE, side) for word, side in _TRADES.items()}
-_QUOTE = b"".join(shape_of(Kind.QUOTE, Action.UPDATE, side, Flag.TOB) for side in (Side.BID, Side.ASK))
+_TRADE = {word: _shape(Kind.TRADE, Action.TRADE, side) for word, side in _TRADES.items()}
+_LIQUIDATION = {word: _shape(Kind.LIQUIDATION, Action.TRADE, side) for word, side in _TRADES.items()}
+_QUOTE = b"".join(_shape(Kind.QUOTE, Action.UPDATE, side, Flag.TOB) for side in (Side.BID, Side.ASK))
 _WHOLE = Flag.SNAPSHOT | Flag.MBP
 _CLEAR, _ADD_BID, _ADD_ASK = (
-    shape_of(Kind.BOOK, action, side, _WHOLE) for action, side in ((Action.CLEAR, 0), (Action.ADD, 1), (Action.ADD, 2))
+    _shape(Kind.BOOK, action, side, _WHOLE) for action, side in ((Action.CLEAR, 0), (Action.ADD, 1), (Action.ADD, 2))
 )
-_NO_LEVEL, _SET_BID, _SET_ASK = (shape_of(Kind.BOOK, Action.UPDATE, side, Flag.MBP) for side in range(3))
-_FUNDING = [shape_of(Kind.FUNDING, Action.UPDATE, field) for field in range(3)]
-_INTEREST, MONEY = (shape_of(Kind.OPEN_INTEREST, Action.UPDATE, field) for field in range(2))
-_VOLATILITY = shape_of(Kind.VOLATILITY, Action.UPDATE)
-_LONG_SHORT = {a: b"".join(shape_of(Kind.LONG_SHORT, a, field) for field in range(3)) for a in (1, 2)}
-_BAR = b"".join(shape_of(Kind.BAR, Action.UPDATE, field) for field in range(4))
+_NO_LEVEL, _SET_BID, _SET_ASK = (_shape(Kind.BOOK, Action.UPDATE, side, Flag.MBP) for side in range(3))
+_FUNDING = [_shape(Kind.FUNDING, Action.UPDATE, field) for field in range(3)]
+_INTEREST, _MONEY = (_shape(Kind.OPEN_INTEREST, Action.UPDATE, field) for field in range(2))
+_VOLATILITY = _shape(Kind.VOLATILITY, Action.UPDATE)
+_LONG_SHORT = {a: b"".join(_shape(Kind.LONG_SHORT, a, field) for field in range(3)) for a in (1, 2)}
+_BAR = b"".join(_shape(Kind.BAR, Action.UPDATE, field) for field in range(4))
 
 
 # A tick's rows before their numbers are converted (a plain tuple: a named one costs 0.2 us more a record):
-#   shapes   4 bytes a row (`shape_of`), without LAST; a size of 0 is not a delete yet
+#   shapes   4 bytes a row (`_shape`), without LAST; a size of 0 is not a delete yet
 #   numbers  two decimal strings a row, price and size; "0" where the row has none
-#   venue_seq of all rows; ref_id of the first row (which kinds repeat it is json_tick's business)
+#   venue_seq of all rows; ref_id of the first row (which kinds repeat it is json_rows' business)
 Event = tuple[bytes, tuple[str, ...], int, int]
 
 
@@ -177,7 +177,7 @@ class OpenInterest(JsonTick, tag="open_interest", kw_only=True, gc=False):
     def event(self, latest_ns: int) -> Event:
         if self.open_interest_usd is None:
             return _INTEREST, ("0", self.open_interest_value), 0, 0
-        return _INTEREST + MONEY, ("0", self.open_interest_value, self.open_interest_usd, "0"), 0, 0
+        return _INTEREST + _MONEY, ("0", self.open_interest_value, self.open_interest_usd, "0"), 0, 0
 
 
 class VolatilityIndex(JsonTick, tag="volatility_index", kw_only=True, gc=False):
@@ -228,7 +228,7 @@ class Bar(JsonTick, tag="ohlcv", kw_only=True, gc=False):
         return (self.close,)
 
 
-_Shapes = (
+_AnyTick = (
     Trade
     | Quote
     | OrderBook
@@ -240,8 +240,8 @@ _Shapes = (
     | AllAccounts
     | Bar
 )
-TYPES: dict[str, type[JsonTick]] = {str(shape.__struct_config__.tag): shape for shape in get_args(_Shapes)}
-decode: Callable[[bytes], JsonTick] = msgspec.json.Decoder(_Shapes).decode
+TYPES: dict[str, type[JsonTick]] = {str(tick.__struct_config__.tag): tick for tick in get_args(_AnyTick)}
+decode: Callable[[bytes], JsonTick] = msgspec.json.Decoder(_AnyTick).decode
 
 
 def _trade_reference(trade_id: object) -> int:
@@ -260,13 +260,13 @@ def _update_id(value: int | str | None, name: str, lowest: int = 0) -> int:
             raise TickRefused("bad_number", f"{name} {value[:40]!r} is not an integer")
         value = int(value) if len(value) <= 19 else MAX + 1
     if not lowest <= value <= MAX:
-        raise TickRefused("out_of_range", f"{name} {value} is not within {lowest} and 2**63 - 1")
+        raise TickRefused("out_of_range", f"{name} is not within {lowest} and 2**63 - 1")
     return value
 
 
 def _instant_ns(ts_ms: int, name: str, latest_ns: int) -> int:
     if not 0 <= ts_ms <= latest_ns // NS_PER_MS:
-        raise TickRefused("bad_time", f"{name} {ts_ms} is before 1970 or too far ahead")
+        raise TickRefused("bad_time", f"{name} is before 1970 or too far ahead")
     return ts_ms * NS_PER_MS
 
 

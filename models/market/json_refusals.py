@@ -51,7 +51,7 @@ def too_large(records: Sequence[bytes]) -> dict[int, str]:
 
 
 def explain(data: bytes, error: Exception) -> tuple[str, str]:
-    """Reason and detail for a record that does not decode into a shape; `error` is what decoding raised."""
+    """Reason and detail for a record that does not decode into its struct; `error` is what decoding raised."""
     try:
         record = msgspec.json.decode(data)
     except UNREADABLE as exc:
@@ -62,19 +62,19 @@ def explain(data: bytes, error: Exception) -> tuple[str, str]:
         if record.get(name) is None:
             return "missing_field", f"{name} is missing"
     data_type = record["data_type"]
-    shape = TYPES.get(data_type) if isinstance(data_type, str) else None
-    if shape is None:
+    struct = TYPES.get(data_type) if isinstance(data_type, str) else None
+    if struct is None:
         return "unknown_type", f"data_type {str(data_type)[:40]!r} is none of {', '.join(TYPES)}"
     refusal = market(record["exchange"], record["market_type"], record["symbol"])
     if refusal is not None:
         return refusal
-    for field in msgspec.structs.fields(shape):
+    for field in msgspec.structs.fields(struct):
         if field.required and record.get(field.name) is None:
             return "missing_field", f"{field.name} is missing"
     for name in _TIMES:
-        if name in shape.__struct_fields__ and type(record.get(name, None)) not in (int, type(None)):
+        if name in struct.__struct_fields__ and type(record.get(name, None)) not in (int, type(None)):
             return "bad_time", f"{name} {str(record[name])[:40]!r} is not an integer"
-    if "update_type" in shape.__struct_fields__ and record["update_type"] not in ("snapshot", "delta"):
+    if "update_type" in struct.__struct_fields__ and record["update_type"] not in ("snapshot", "delta"):
         return "unknown_type", f"update_type {str(record['update_type'])[:40]!r} is neither snapshot nor delta"
     return "bad_number", str(error)[:200]
 

@@ -30,6 +30,7 @@ class InstrumentRegistry:
         self.by_hash: dict[int, int] = {}
         self.by_parts: dict[tuple[str, str, str], int] = {}
         self._refs = np.zeros(64, INSTRUMENT_REF)
+        self._exponents = np.zeros((64, 2), np.int8)
 
     def __len__(self) -> int:
         return len(self.instruments)
@@ -41,6 +42,11 @@ class InstrumentRegistry:
     def refs(self) -> NDArray[np.void]:
         """Hash and exponents by id, dtype INSTRUMENT_REF, shape (len(self),): a view, valid until the next `add`."""
         return self._refs[: len(self)]
+
+    @property
+    def exponents(self) -> NDArray[np.int8]:
+        """Exponents of prices and sizes by id, shape (len(self), 2): a view, valid until the next `add`."""
+        return self._exponents[: len(self)]
 
     def add(self, instrument: Instrument) -> int:
         """Id of this instrument; the first definition of a text stands, a later one changes nothing (rule 7).
@@ -58,10 +64,11 @@ class InstrumentRegistry:
             raise InvalidInstrument(f"instrument {text!r} has the same hash as {other!r}; rename one", "bad_symbol")
         new = len(self)
         if new == len(self._refs):
-            self._refs = np.concatenate([self._refs, np.zeros(new, INSTRUMENT_REF)])
+            self._refs = np.concatenate([self._refs, np.zeros_like(self._refs)])
+            self._exponents = np.concatenate([self._exponents, np.zeros_like(self._exponents)])
+        self._exponents[new] = instrument.price_exp, instrument.size_exp
         self._refs["hash"][new] = name
-        self._refs["price_exp"][new] = instrument.price_exp
-        self._refs["size_exp"][new] = instrument.size_exp
+        self._refs["price_exp"][new], self._refs["size_exp"][new] = self._exponents[new]
         self.instruments.append(instrument)
         self.texts.append(text)
         self.by_text[text] = self.by_hash[name] = new

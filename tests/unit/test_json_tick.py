@@ -290,6 +290,7 @@ def test_nanoseconds_stand_for_milliseconds() -> None:
         *[("bad_market", {**TRADE, "market_type": word}) for word in ("swap", "Spot", 5)],
         *[("bad_symbol", {**TRADE, "symbol": word}) for word in ("BTCUSDT", "btc-usdt", "", "BTC-USDT-251226", 5)],
         ("bad_symbol", {**TRADE, "market_type": "options", "symbol": "BTC-USD-251226"}),
+        ("bad_symbol", {**TRADE, "market_type": "options", "symbol": f"BTC-USD-251226-{'1' * 10_000}-C"}),
         ("too_large", {**TRADE, "note": "x" * MAX_BYTES}),
         ("too_large", {**TRADE, "note": [[[[[[[[]]]]]]]]}),
         ("too_large", b"[" * 100_000),
@@ -317,6 +318,19 @@ def test_record_is_refused_with_its_reason(reason: str, record: dict[str, object
 )
 def test_record_at_the_edge_is_taken(record: dict[str, object]) -> None:
     assert len(rows(record)) == 1
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+@pytest.mark.parametrize("n_digits", [19, 4299, 4300, 4301, 100_000])
+def test_integer_of_any_length_is_refused_or_ignored(n_digits: int, sign: str) -> None:
+    digits = (sign + "9" * n_digits).encode()
+    records = [DELTA, BAR, RATIOS, {**FUNDING, "next_funding_ts_ms": 1}, TRADE]
+    for record in records:
+        for name in {**ANY, **record, "ts_ns": 1, "collected_ts_ns": 1, "last_update_id": 1, "unknown": 1}:
+            spoilt = msgspec.json.encode({**record, name: "?"}).replace(b'"?"', digits)
+            batch = parse_batch([spoilt], received_ns=[NOW], positions=[1], registry=InstrumentRegistry())
+            assert len(batch.refused) == (len(batch.ticks) == 0)
+            assert all(len(refused.detail) < 400 for refused in batch.refused)
 
 
 def test_line_of_a_mebibyte_is_taken() -> None:
