@@ -9,6 +9,8 @@ import pytest
 from models.errors import SettingsError
 from streams.settings import Settings, effective_settings, load_settings, masked
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -175,3 +177,11 @@ def test_secrets_are_masked_and_nothing_else(name: str, value: object, shown: ob
 
 def test_a_refused_secret_stays_out_of_the_message() -> None:
     assert "hunter2" not in refusal({"MARKETPRISM_REDIS__URL": "http://:hunter2@host"})
+
+
+def test_the_documentation_names_every_setting_with_its_default() -> None:
+    text = (ROOT / "docs" / "settings.md").read_text()
+    for setting in effective_settings({}):
+        default = str(setting.value).lower() if isinstance(setting.value, bool) else setting.value
+        shown = "empty" if default == "" else f"`{default}`"
+        assert f"| `{setting.name}` | {shown} |" in text, f"docs/settings.md: {setting.name}"
