@@ -14,7 +14,7 @@ from models.errors import ServiceSetupError
 from streams.services.jars import kafka_jars
 from streams.services.java import find_java
 from streams.services.kafka import KafkaNode
-from streams.services.ports import HOST, free_ports, kafka_answers, redis_answers, require_free
+from streams.services.ports import HOST, kafka_answers, redis_answers, require_free
 from streams.services.process import LocalProcess
 from streams.services.redis import find_redis, redis_command
 from streams.settings import ServicesSettings
@@ -52,7 +52,8 @@ class Addresses:
     redis_url: str
 
 
-def _silent(_: str) -> None: ...
+def silent(_: str) -> None:
+    """Say nothing."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class LocalSite:
 
     settings: ServicesSettings
     keep: bool = True
-    say: Say = _silent
+    say: Say = silent
 
     @property
     def addresses(self) -> Addresses:
@@ -217,28 +218,3 @@ class LocalSite:
     @property
     def _redis(self) -> LocalProcess:
         return LocalProcess("Redis", self._folder / "redis")
-
-
-@contextlib.contextmanager
-def temporary_site(
-    folder: Path, *, cache_dir: str = ServicesSettings.cache_dir, say: Say = _silent
-) -> Iterator[Addresses]:
-    """A Kafka and a Redis of their own in `folder`, on free ports, killed at the end; for tests and demonstrations.
-
-    Raises:
-        ServiceSetupError, ServiceUnavailable: as `LocalSite.up`.
-    """
-    kafka_port, controller_port, redis_port = free_ports(3)
-    settings = ServicesSettings(
-        state_dir=str(folder),
-        cache_dir=cache_dir,
-        kafka_port=kafka_port,
-        controller_port=controller_port,
-        redis_port=redis_port,
-    )
-    site = LocalSite(settings, keep=False, say=say)
-    try:
-        site.up()
-        yield site.addresses
-    finally:
-        site.down()

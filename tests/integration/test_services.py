@@ -169,3 +169,26 @@ def test_a_temporary_site_is_gone_after_its_block(tmp_path: Path) -> None:
         assert _topics(addresses.bootstrap) == []
         records = [LocalProcess("", tmp_path / name).find() for name in ("kafka", "redis")]
     assert all(record and not psutil.pid_exists(record.pid) for record in records)
+
+
+def test_a_temporary_site_ends_with_its_owner_even_when_that_is_killed(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from streams.services import temporary_site
+with temporary_site(Path(sys.argv[1])):
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+    owner = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "up\n"
+    records = [LocalProcess("", tmp_path / name).find() for name in ("kafka", "redis")]
+    processes = [psutil.Process(record.pid) for record in records if record]
+    assert len(processes) == 2
+    owner.kill()
+    owner.communicate()
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert alive == []
