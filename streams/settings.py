@@ -5,7 +5,6 @@ The types carry the allowed ranges, so a new setting is one line here and needs 
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import tomllib
@@ -270,13 +269,10 @@ def _from_environment(environ: Mapping[str, str], known: list[str]) -> list[tupl
 
 def _converted(name: str, raw: Any, kind: Any, *, strict: bool, where: str) -> Any:
     try:
-        value = msgspec.convert(raw, kind, strict=strict)
+        return msgspec.convert(raw, kind, strict=strict)
     except msgspec.ValidationError:
-        value = None
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         shown = masked(name, raw)
         raise SettingsError(f"{name} = {shown!r} (from {where}) is not allowed: it must be {_allowed(kind)}") from None
-    return value
 
 
 def _allowed(kind: Any) -> str:
