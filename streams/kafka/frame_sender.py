@@ -37,10 +37,15 @@ class FrameSender:
     Args:
         settings: topic prefix, `publisher.buffer_ticks`, `publisher.delivery_timeout_s`.
         producer: a started idempotent producer; its owner stops it.
+
+    Attributes:
+        stats: what was handed over and acknowledged.
+        offsets: partition -> offset of its newest acknowledged frame.
     """
 
     def __init__(self, settings: Settings, producer: AIOKafkaProducer) -> None:
         self.stats = SenderStats()
+        self.offsets: dict[int, int] = {}
         self.topic = settings.topics.prefix + FRAMES
         self._producer = producer
         self._bootstrap = settings.kafka.bootstrap
@@ -121,6 +126,7 @@ class FrameSender:
         error = asyncio.CancelledError() if ack.cancelled() else ack.exception()
         if error is None:
             self.stats.acked += frame.n_ticks
+            self.offsets[frame.partition] = ack.result().offset
             self._waiting[frame.partition] -= frame.n_ticks
             self._progress_at = _loop_time()
         else:

@@ -117,6 +117,18 @@ class FramePacker:
         rows = np.ascontiguousarray(ticks).view(RAW).copy().view(TICK)
         return self._cut(partition, rows, due_ns, sent_ns)
 
+    def pack_control(self, partition: int, row: TickArray, instrument_ids: NDArray[np.int32]) -> PackedFrame:
+        """A control row (TICK, shape (1,)) as a frame that lists instruments (registry ids) which no row names."""
+        data = encode(
+            row,
+            self.registry.refs[instrument_ids],
+            source=self.source,
+            prev_position=self._last_position[partition] if self.dense else 0,
+            dense=self.dense,
+        )
+        self._last_position[partition] = int(row["seq"][-1])
+        return PackedFrame(partition, data, 1)
+
     def _cut(
         self, partition: int, rows: TickArray, due_ns: NDArray[np.int64] | None, sent_ns: int
     ) -> list[PackedFrame]:
