@@ -15,10 +15,7 @@ import numpy as np
 from models.cache.rows import Value, decimal_text
 
 HEADER = b"h"
-OWNER = b"o"
 LEVEL = np.dtype([("price", "<i8"), ("size", "<i8")])
-MAX_CHUNK_BYTES = 64 * LEVEL.itemsize
-EMPTY, LIVE, AWAITS_SNAPSHOT = range(3)
 
 _FIXED = struct.Struct("<4q2I2bB5x")  # what follows the version
 _UPDATE = struct.Struct("<cB3I")
@@ -50,17 +47,6 @@ class BookHeader(NamedTuple):
     state: int
 
 
-def pack_header(header: BookHeader) -> bytes:
-    n_bids, n_asks = len(header.bid_chunks), len(header.ask_chunks)
-    return b"".join(
-        (
-            header.version.to_bytes(8, "big"),
-            _FIXED.pack(*header[1:5], n_bids, n_asks, header.price_exp, header.size_exp, header.state),
-            np.asarray([*header.bid_chunks, *header.ask_chunks], "<u4").tobytes(),
-        )
-    )
-
-
 def unpack_header(data: bytes) -> BookHeader | None:
     """Read field `h`; None when its length contradicts itself."""
     start = 8 + _FIXED.size
@@ -76,19 +62,17 @@ def unpack_header(data: bytes) -> BookHeader | None:
     )
 
 
-def pack_book(
-    header: BookHeader, chunks: Iterable[tuple[int, bytes]], dropped: Iterable[int] = (), *, full: bool
-) -> bytes:
+def pack_book(header: bytes, chunks: Iterable[tuple[int, bytes]], dropped: Iterable[int] = (), *, full: bool) -> bytes:
     """One update of a book for `mp_apply`, op `B`.
 
     Args:
-        header: the book's new header.
+        header: field `h`, from `book_page.encode_wire_header`.
         chunks: ids and bytes of the chunks that changed (all of them if `full`), LEVEL rows, at most 64 each.
         dropped: ids of chunks that the hash held before and the header no longer names.
         full: replace the whole hash; else only add to what this owner wrote before.
     """
-    head, changed, gone = pack_header(header), list(chunks), np.asarray(list(dropped), "<u4")
-    parts = [_UPDATE.pack(b"B", full, len(head), len(changed), len(gone)), head]
+    changed, gone = list(chunks), np.asarray(list(dropped), "<u4")
+    parts = [_UPDATE.pack(b"B", full, len(header), len(changed), len(gone)), header]
     for chunk_id, levels in changed:
         parts += (_CHUNK.pack(chunk_id, len(levels)), levels)
     return b"".join((*parts, gone.tobytes()))

@@ -20,14 +20,14 @@ class Mark:
         version: every row up to and with this version is in the tier; -1 = nothing.
         watermark_ns: all that the log held at this instant (UTC ns) is in the tier; 0 = not known.
         written_ns: the writer's clock at the last call, for people only.
-        floors: newest version that set a tag, namespace or flush floor; -1 = none.
+        floors: newest version that set a tag, namespace or flush floor; 0 = none (version 0 hides nothing).
     """
 
     token: int = 0
     version: int = NOTHING
     watermark_ns: int = 0
     written_ns: int = 0
-    floors: int = NOTHING
+    floors: int = 0
 
 
 ABSENT = Mark()
@@ -39,7 +39,7 @@ def count(version: int) -> bytes:
 
 
 def pack_mark(mark: Mark) -> bytes:
-    return _MARK.pack(mark.token, mark.version + 1, mark.watermark_ns, mark.written_ns, mark.floors + 1)
+    return _MARK.pack(mark.token, mark.version + 1, mark.watermark_ns, mark.written_ns, mark.floors)
 
 
 def unpack_mark(data: bytes | None) -> Mark:
@@ -47,4 +47,4 @@ def unpack_mark(data: bytes | None) -> Mark:
     if data is None or len(data) != MARK_BYTES:
         return ABSENT
     token, version, watermark_ns, written_ns, floors = _MARK.unpack(data)
-    return Mark(token, version - 1, watermark_ns, written_ns, floors - 1)
+    return Mark(token, version - 1, watermark_ns, written_ns, floors)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import hiredis
-from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -48,13 +48,14 @@ def connect_redis(settings: RedisSettings, *, max_connections: int = 8) -> Redis
 
     redis-py's defaults (5 s, ten retries) hold a caller of a dead server for many seconds; callers here have a plan B.
     """
-    pool = ConnectionPool.from_url(
+    pool = BlockingConnectionPool.from_url(
         settings.url,
         socket_timeout=settings.timeout_s,
         socket_connect_timeout=settings.timeout_s,
         retry=Retry(NoBackoff(), 0),
         retry_on_error=[],
         max_connections=max_connections,
+        timeout=settings.timeout_s,  # for a free connection
         decode_responses=False,
     )
     pool.connection_class = _CONNECTIONS[pool.connection_class]
