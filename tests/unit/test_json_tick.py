@@ -350,6 +350,7 @@ def test_smallest_levels_of_the_largest_line_fit_between_positions() -> None:
         ({**TRADE, "price": "0.01"}, -9),
         ({**TRADE, "price": "0.009999999"}, -2),
         ({**TRADE, "price": "-0.001"}, -2),
+        ({**TRADE, "price": "-37.63"}, -9),
         ({**TRADE, "price": "0"}, -9),
         ({**QUOTE, "bid_price": "0", "bid_quantity": "0", "ask_price": "0.002"}, -2),
         ({**DELTA, "bids": [], "asks": [["0.002", "4"]]}, -2),
