@@ -10,8 +10,6 @@ from agents.cli.output import echo_json, json_option, print_table, run
 from streams.kafka.deadletter import DeadLetter, DeadLetters, Resubmission
 from streams.settings import Settings, load_settings
 
-_SHOWN = 60
-
 
 @click.group(invoke_without_command=True)
 @click.option("--reason", help="Only letters refused for this reason, such as bad_number.")
@@ -21,8 +19,8 @@ _SHOWN = 60
 def dead(ctx: click.Context, reason: str | None, max_n: int, as_json: bool) -> None:
     """List refused records that were not sent again yet: reason, origin, content.
 
-    `letter` is a letter's own number; topic, partition and offset say where the record came from (`-` and -1: it never
-    was in a topic). `count` counts all of them, also those beyond --max.
+    The content is in --json. `letter` is a letter's own number; topic, partition and offset say where the record came
+    from (`-` and -1: it never was in a topic). `count` counts all of them, also those beyond --max.
 
     \b
     Examples:
@@ -38,11 +36,8 @@ def dead(ctx: click.Context, reason: str | None, max_n: int, as_json: bool) -> N
         return
     print_table(
         f"{count} dead letters" + (f", the newest {len(letters)}" if len(letters) < count else ""),
-        ["#letter", "reason", "origin", "refused at", "detail", "content"],
-        [
-            (i.letter, i.reason, _origin(i), _time(i.ts_ms), i.detail, i.value[:_SHOWN].decode(errors="replace"))
-            for i in letters
-        ],
+        ["#letter", "reason", "origin", "refused at", "detail"],
+        [(i.letter, i.reason, _origin(i), _time(i.ts_ms), i.detail) for i in letters],
     )
 
 
@@ -66,7 +61,7 @@ def resubmit(reason: str | None, offset: int | None, as_json: bool) -> None:
         return
     click.echo(f"{done.sent} sent again")
     if done.unfit:
-        click.echo(f"{done.unfit} cannot be: frames and table rows go back through their publisher")
+        click.echo(f"{done.unfit} cannot be: they are no JSON ticks and no cache writes; mend and publish them")
 
 
 async def _list(settings: Settings, reason: str | None, max_n: int) -> tuple[int, list[DeadLetter]]:

@@ -102,11 +102,11 @@ def publish(source: str, format_: str | None, to: str, as_json: bool) -> None:
 async def _publish(settings: Settings, source: TickSource, *, to: str, quiet: bool) -> Report:
     await ensure_topics(settings)
     report = Report()
-    begin = time.perf_counter()
     async with AsyncExitStack() as stack:
         letters = await stack.enter_async_context(DeadLetters(settings))
         frames = await stack.enter_async_context(TickPublisher(settings)) if to == "frames" else None
         lines = await stack.enter_async_context(JsonPublisher(settings)) if to == "json" else None
+        begin = time.perf_counter()
         with _progress(source, quiet=quiet) as show:
             async for batch in source.batches():
                 refused: list[Refusal] = []
@@ -120,7 +120,7 @@ async def _publish(settings: Settings, source: TickSource, *, to: str, quiet: bo
         if frames is not None:
             await frames.flush()
             report.rows, report.frames = frames.stats.ticks, frames.stats.frames
-    report.seconds = time.perf_counter() - begin
+        report.seconds = time.perf_counter() - begin
     return report
 
 

@@ -243,8 +243,11 @@ class TickPublisher:
         Raises:
             PublishFailed: not all were, and which partitions wait.
         """
-        await self._emit()
-        await self._sender.drain(self._limits.delivery_timeout_s if deadline_s is None else deadline_s)
+        deadline_s = self._limits.delivery_timeout_s if deadline_s is None else deadline_s
+        loop = asyncio.get_running_loop()
+        end = loop.time() + deadline_s
+        await self._emit(deadline_s)
+        await self._sender.drain(max(end - loop.time(), 0.0))
 
     async def _publish_one(
         self, text: str, data_type: str, ts_event_ns: int, ts_recv_ns: int | None, **fields: Number | None
@@ -283,10 +286,10 @@ class TickPublisher:
         self._n_rows = end
         self._position += len(ticks)
 
-    async def _emit(self) -> None:
+    async def _emit(self, patience_s: float | None = None) -> None:
         """Hand the gathered rows to the sender, in turn."""
         async with self._turn:
-            await self._sender.wait_for_room(self._n_rows)
+            await self._sender.wait_for_room(self._n_rows, patience_s)
             n, self._n_rows = self._n_rows, 0
             rows, due = self._rows[:n], self._due[:n]
             await self._sender.send(self._packer.pack(rows, due_ns=due, sent_ns=self._clock()))

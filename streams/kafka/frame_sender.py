@@ -67,21 +67,27 @@ class FrameSender:
 
     def check(self) -> None:
         """Raises: PublishFailed when a frame was refused, or no ack came for `publisher.delivery_timeout_s`."""
-        if self._failure is not None:
-            raise self._failure
+        self._check_refused()
         if self.unacknowledged and _loop_time() - self._progress_at > self._patience_s:
             raise self._stalled(self._patience_s)
 
-    async def wait_for_room(self, n_ticks: int) -> None:
-        """Return once `n_ticks` more fit, or nothing is on its way. Raises: PublishFailed."""
-        while self.unacknowledged and self.unacknowledged + n_ticks > self._buffer_ticks:
-            self.check()
+    async def wait_for_room(self, n_ticks: int, patience_s: float | None = None) -> None:
+        """Return once `n_ticks` more fit, or nothing is on its way.
+
+        Args:
+            patience_s: how long to wait for the next ack; None = `publisher.delivery_timeout_s`.
+
+        Raises:
+            PublishFailed: a frame was refused, or no ack came.
+        """
+        patience_s = self._patience_s if patience_s is None else patience_s
+        while self.unacknowledged and self.unacknowledged + n_ticks > self._buffer_ticks and self._failure is None:
             self._progress.clear()
             try:
-                await asyncio.wait_for(self._progress.wait(), self._patience_s)
+                await asyncio.wait_for(self._progress.wait(), patience_s)
             except TimeoutError:
-                raise self._stalled(self._patience_s) from None
-        self.check()
+                raise self._stalled(patience_s) from None
+        self._check_refused()
 
     async def send(self, frames: Iterable[PackedFrame]) -> None:
         """Hand frames to the producer. Not to be called twice at once: a partition's frames keep their order.
@@ -120,7 +126,11 @@ class FrameSender:
                     await self._progress.wait()
         except TimeoutError:
             raise self._stalled(deadline_s) from None
-        self.check()
+        self._check_refused()
+
+    def _check_refused(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _on_ack(self, frame: PackedFrame, ack: asyncio.Future[Any]) -> None:
         error = asyncio.CancelledError() if ack.cancelled() else ack.exception()
