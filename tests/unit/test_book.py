@@ -298,6 +298,18 @@ def test_two_consumers_learn_of_a_change_independently(feed: Feed) -> None:
     assert [change.chunks for change in feed.pool.dirty(Consumer.BARRIER)] == [[bid, ask]]
 
 
+def test_split_and_join_name_both_chunks_as_changed(feed: Feed) -> None:
+    feed(snapshot(10, {}, dict.fromkeys(range(CHUNK_LEVELS), 1)))
+    feed.pool.mark_clean(BTC, Consumer.BARRIER)
+    feed(diff(10, 11, {}, {CHUNK_LEVELS: 1}))
+    left, right = feed.pool.header(BTC).asks.tolist()
+    assert [change[1:] for change in feed.pool.dirty(Consumer.BARRIER)] == [([left, right], [], False)]
+    feed(diff(11, 12, {}, dict.fromkeys([*range(16), *range(48, CHUNK_LEVELS)], 0)))
+    feed.pool.mark_clean(BTC, Consumer.BARRIER)
+    feed(diff(12, 13, {}, {40: 0}))
+    assert [change[1:] for change in feed.pool.dirty(Consumer.BARRIER)] == [([left], [right], False)]
+
+
 def test_mark_dirty_names_everything_again(feed: Feed) -> None:
     feed(snapshot(10, {100: 1}, {101: 1}))
     feed.pool.mark_clean(BTC, Consumer.PUBLISHER)
@@ -322,6 +334,15 @@ def test_dropped_id_is_not_used_again_before_its_drop_is_durable(feed: Feed) -> 
     feed.pool.release_dropped()
     feed(snapshot(20, {5: 1}, {}))
     assert feed.pool.header(BTC).bids.tolist() == [0]
+
+
+def test_the_publisher_releases_no_id(feed: Feed) -> None:
+    feed(snapshot(10, {100: 1}, {}))
+    feed(diff(10, 11, {100: 0}, {}))
+    feed.pool.mark_clean(BTC, Consumer.PUBLISHER)
+    feed.pool.release_dropped()
+    feed(diff(11, 12, {100: 1}, {}))
+    assert feed.pool.header(BTC).bids.tolist() == [1]
 
 
 def test_chunk_that_a_book_dropped_and_took_again_is_not_named_dropped(feed: Feed) -> None:
