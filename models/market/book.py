@@ -140,10 +140,6 @@ class BookPool:
     def header_bytes(self, slot: int) -> bytes:
         return book_page.encode_header(self.header(slot))
 
-    def wire_header(self, slot: int, *, price_exp: int, size_exp: int) -> bytes:
-        """Field `h` of the book's hash in Redis."""
-        return book_page.encode_wire_header(self.header(slot), price_exp=price_exp, size_exp=size_exp)
-
     def chunk_bytes(self, chunk: int) -> bytes:
         """Levels of a chunk, price i64 and size i64, best first: the same at rest and in Redis."""
         return self._chunks.levels_of(chunk).tobytes()

@@ -12,6 +12,7 @@ import pytest
 
 from models.errors import CorruptPage
 from models.market.book import BookPool, Consumer
+from models.market.book_page import encode_wire_header
 from models.market.levels import AWAITS_SNAPSHOT, CHUNK_LEVELS, EMPTY, LIVE
 from models.market.tick import TICK, Action, Flag, Kind, TickArray
 from tests.books import Changelog, check_structure, diff, is_crossed, sides, snapshot
@@ -389,13 +390,13 @@ def pages() -> tuple[BookPool, bytes, dict[int, bytes], bytes]:
 def test_bytes_at_rest_equal_the_golden_ones(name: str, pages: tuple[BookPool, bytes, dict[int, bytes], bytes]) -> None:
     pool, header, chunks, pending = pages
     found = {"header": header, "bids": chunks[0], "asks": chunks[1], "pending": pending}
-    found["wire_header"] = pool.wire_header(BTC, price_exp=-9, size_exp=-2)
+    found["wire_header"] = encode_wire_header(pool.header(BTC), price_exp=-9, size_exp=-2)
     assert found[name] == (GOLDEN / f"book_{name}.bin").read_bytes()
 
 
 def test_wire_header_is_what_the_wire_document_says(pages: tuple[BookPool, bytes, dict[int, bytes], bytes]) -> None:
-    fields = struct.unpack(">q", (data := pages[0].wire_header(BTC, price_exp=-9, size_exp=-2))[:8])
-    assert fields == (1 << 48 | 78,)
+    data = encode_wire_header(pages[0].header(BTC), price_exp=-9, size_exp=-2)
+    assert struct.unpack(">q", data[:8]) == (1 << 48 | 78,)
     assert struct.unpack_from("<4q2IbbB5x2I", data, 8) == (1000, 1001, 5_000_000_000, 8, 1, 1, -9, -2, 2, 0, 1)
     assert len(data) == 64
 
