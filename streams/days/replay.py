@@ -166,12 +166,11 @@ class Replay:
             async for ticks, pause in pieces:
                 await (self._send_now(ticks) if pace is None else self._send_paced(ticks, pace))
                 if pause:
-                    at = time.monotonic_ns()
+                    stopped, stopped_ns = time.monotonic(), self._clock()
                     await self._pause(int(ticks["seq"][-1]) - 1)
-                    paused_ns = time.monotonic_ns() - at
-                    paused_s += paused_ns / 1e9
+                    paused_s += time.monotonic() - stopped
                     if pace:
-                        pace.shift(paused_ns)
+                        pace.shift(self._clock() - stopped_ns)
         await self._control(Action.DELETE, self.feed.rows + 2, self.feed.last_ns)
         await self._sender.drain(self.settings.publisher.delivery_timeout_s)
         return time.monotonic() - begun - paused_s
