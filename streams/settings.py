@@ -184,6 +184,17 @@ def effective_settings(environ: Mapping[str, str] | None = None, file: Path | st
     return list(found.values())
 
 
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables that give another process exactly these settings, whatever file lies in its folder."""
+    return {
+        f"{ENVIRONMENT_PREFIX}{subject.upper()}__{field_.name.upper()}": str(
+            getattr(getattr(settings, subject), field_.name)
+        )
+        for subject, cls in _subjects().items()
+        for field_ in fields(cls)
+    }
+
+
 def settings_file(environ: Mapping[str, str] | None = None, file: Path | str | None = None) -> Path | None:
     """The settings file that is read, None if there is none. A file that was asked for must exist.
 

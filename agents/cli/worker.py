@@ -23,8 +23,7 @@ def worker(port: int | None, worker_id: str | None) -> None:
     SIGTERM and Ctrl-C finish the round in flight, make its state durable, commit and leave.
     """
     settings = load_settings()
-    changed = {"port": port, "id": worker_id}
-    own = dataclasses.replace(settings.worker, **{k: v for k, v in changed.items() if v is not None})
+    own = dataclasses.replace(settings.worker, port=port or settings.worker.port, id=worker_id or settings.worker.id)
     setup_logging(settings.log)
     run(serve(dataclasses.replace(settings, worker=own)))
 

@@ -34,6 +34,16 @@ def read_partition(settings: Settings, partition: int) -> OwnedPartition:
     return owned
 
 
+def applied_on_disk(settings: Settings, partition: int) -> int:
+    """Version of the newest frame that the last barrier made durable; -1 = none, or no store yet."""
+    try:
+        with _secondary(store_path(settings, partition)) as db:
+            control = db.get(pages.CONTROL)
+    except ServiceUnavailable:
+        return -1
+    return -1 if control is None else pages.decode_control(pages.split_token(control)[1]).frames_version
+
+
 def _records(db: rocksdict.Rdict) -> Iterator[tuple[bytes, bytes]]:
     for key, value in db.items():
         if not key.startswith(b"__"):

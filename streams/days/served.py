@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 import numpy as np
 from redis.asyncio import Redis
@@ -40,7 +41,9 @@ async def wait_served(settings: Settings, offsets: Mapping[int, int], deadline_s
         while waiting:
             for number in sorted(waiting):
                 with redis_errors(settings.redis.url):
-                    mark = unpack_mark(await redis.get(mark_key(settings.topics.prefix, Space.MARKET, number)))
+                    mark = unpack_mark(
+                        cast(bytes | None, await redis.get(mark_key(settings.topics.prefix, Space.MARKET, number)))
+                    )
                 if _reached(mark.version, offsets[number]) and _reached(
                     applied_on_disk(settings, number), offsets[number]
                 ):
@@ -84,14 +87,14 @@ async def _differs(redis: Redis, settings: Settings, final: InstrumentFinal) -> 
     keys = facet_keys(settings.topics.prefix, final.text, number)
     with redis_errors(settings.redis.url):
         trade, quote = await redis.mget(keys[facets.TRADE], keys[facets.QUOTE])
-        fields: dict[bytes, bytes] = await redis.hgetall(keys[facets.BOOK])  # type: ignore[misc]
-    found = {"trade": None, "quote": None}
-    if trade is not None and (row := unpack_row(trade)) is not None:
-        found["trade"] = (*row.values[:4], row.ts_event_ns)
-    if quote is not None and (row := unpack_row(quote)) is not None:
-        found["quote"] = row.values[:5]
+        fields = cast(dict[bytes, bytes], await redis.hgetall(keys[facets.BOOK]))
+    trade_row, quote_row = (unpack_row(data) if isinstance(data, bytes) else None for data in (trade, quote))
+    wrong = []
+    if final.trade != (trade_row and (*trade_row.values[:4], trade_row.ts_event_ns)):
+        wrong.append("trade")
+    if final.quote != (quote_row and quote_row.values[:5]):
+        wrong.append("quote")
     bids, asks = _book(fields)
-    wrong = [name for name, expected in (("trade", final.trade), ("quote", final.quote)) if found[name] != expected]
     if not (np.array_equal(bids, final.bids) and np.array_equal(asks, final.asks)):
         wrong.append("book")
     return [f"md:{final.text}:{name}" for name in wrong]
