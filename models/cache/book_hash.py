@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.cache.rows import Value, decimal_text
+from models.cache.rows import Value
+from models.market.decimals import decimal_text
 
 HEADER = b"h"
 LEVEL = np.dtype([("price", "<i8"), ("size", "<i8")])

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.market import facets
+from models.market.decimals import decimal_text
 from models.market.instruments import MONEY_EXPONENT
 
 ROW_BYTES = 80
@@ -69,15 +70,6 @@ def unpack_row(data: bytes) -> Row | None:
 def as_people_see(row: Row) -> Value:
     """The row's fields by name. A side that is empty or a number that was never told is None."""
     return _FORMS[row.facet](row)
-
-
-def decimal_text(mantissa: int, exponent: int) -> str:
-    """`mantissa * 10**exponent` exactly, without exponent notation and without zeros that say nothing: `64000.5`."""
-    if exponent >= 0:
-        return str(mantissa * 10**exponent)
-    digits = str(abs(mantissa)).rjust(1 - exponent, "0")
-    text = f"{digits[:exponent]}.{digits[exponent:]}".rstrip("0").rstrip(".")
-    return "-" + text if mantissa < 0 else text
 
 
 def _told(mantissa: int, exponent: int) -> str | None:

@@ -59,16 +59,6 @@ def describe(text: str, exponent: int, status: int) -> str:
     return f"{shown} does not fit int64 with exponent {exponent}"
 
 
-def decimal_text(mantissa: int, exponent: int) -> str:
-    """Shortest plain decimal of `mantissa * 10**exponent`; `mantissa()` of it gives the same number back."""
-    sign, digits = ("-", str(-mantissa)) if mantissa < 0 else ("", str(mantissa))
-    if exponent >= 0:
-        return sign + (digits + "0" * exponent if mantissa else "0")
-    digits = digits.rjust(1 - exponent, "0")
-    whole, fraction = digits[:exponent], digits[exponent:].rstrip("0")
-    return sign + whole + ("." + fraction if fraction else "")
-
-
 def _joined(texts: Sequence[str]) -> NDArray[np.uint8]:
     return np.frombuffer("\n".join(texts).encode("ascii", "replace"), np.uint8)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import msgspec
 import numpy as np
 
+from models.market.decimals import decimal_text
 from models.market.facets import BAR_INTERVALS_S
-from models.market.fixed_point import decimal_text
 from models.market.instruments import MONEY_EXPONENT, Instrument
 from models.market.json_records import LONG_SHORT_ACTION, NS_PER_MS
 from models.market.tick import Action, Kind, Side, TickArray

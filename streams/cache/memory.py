@@ -4,48 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
-
-from models.cache.keys import Key, Space
-from models.cache.rows import Value
-
-_OVERHEAD_BYTES = 700  # entry, key and their places in the tables; measured with tracemalloc, rounded up
-_TEXT_BYTES = 60  # one decimal string as Python holds it
-
-
-class Held(msgspec.Struct):
-    """One entry as held.
-
-    Attributes:
-        key: parsed.
-        partition: of the key.
-        version: of the value; -1 = there is none (a known miss).
-        as_of: the value was right as of this version, which may be newer than its own.
-        watermark_ns: proof that came with it, UTC ns; 0 = none.
-        value: of a market key as people see it; its leaves are immutable.
-        packed: of a generic key: msgpack.
-        expires_at_ms: UTC ms, None = never.
-        tags: of a generic key.
-        used: read since the last look of the eviction.
-    """
-
-    key: Key
-    partition: int
-    version: int
-    as_of: int
-    watermark_ns: int
-    value: Value | None = None
-    packed: bytes = b""
-    expires_at_ms: int | None = None
-    tags: tuple[str, ...] = ()
-    used: bool = False
-
-    def cost_bytes(self) -> int:
-        """Rough cost in memory, rather too high than too low."""
-        n_texts = 8
-        if self.value is not None and "bids" in self.value:
-            n_texts = 4 * (len(self.value["bids"]) + len(self.value["asks"]))
-        return _OVERHEAD_BYTES + (n_texts * _TEXT_BYTES if self.value is not None else len(self.packed))
+from models.cache.keys import Space
+from streams.cache.held import Held
 
 
 class Memory:

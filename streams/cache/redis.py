@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
@@ -18,6 +16,7 @@ from models.cache.mark import Mark, count, unpack_mark
 from models.cache.rows import ROW_BYTES
 from models.errors import OwnerFenced
 from streams.cache.connect import redis_errors
+from streams.cache.library import load_library
 from streams.clock import Clock, now_ns
 
 MAX_KEYS = 500  # of one call: 1,000 keys block the server for 4 ms
@@ -220,11 +219,7 @@ class PartitionWriter:
             ServiceUnavailable: no answer in time, or a server without functions (before 7.0).
         """
         with redis_errors(self._url):
-            listed = await self._redis.function_list("marketprism", withcode=True)
-            if _code_of(listed) == library():
-                return False
-            await self._redis.function_load(library(), replace=True)
-            return True
+            return await load_library(self._redis)
 
     def _calls(self, batch: Batch) -> list[tuple[Any, ...]]:
         """Split into calls of at most 500 keys; the last one raises the mark."""
@@ -296,12 +291,6 @@ class PartitionWriter:
         return key
 
 
-@cache
-def library() -> str:
-    """Source of the function library; its text is its version."""
-    return Path(__file__).with_name("functions.lua").read_text(encoding="utf-8")
-
-
 def _outcome(reply: Sequence[Any]) -> Outcome:
     word, result = reply
     answer = Answer(word)
@@ -323,13 +312,3 @@ def _integer(data: bytes) -> int:
 def _escaped(text: str) -> str:
     """A literal text for SCAN's glob."""
     return "".join("\\" + char if char in "*?[]\\^-" else char for char in text)
-
-
-def _code_of(listed: Any) -> str | None:
-    """`library_code` of FUNCTION LIST's reply, a map in RESP3 and a flat list in RESP2."""
-    if not listed:
-        return None
-    first = listed[0]
-    fields: dict[Any, Any] = first if isinstance(first, dict) else dict(zip(first[::2], first[1::2], strict=True))
-    code = fields.get(b"library_code")
-    return code.decode() if isinstance(code, bytes) else code

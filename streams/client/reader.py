@@ -19,17 +19,16 @@ from typing import Any, Self
 import msgspec
 
 from models.cache import version as versions
-from models.cache.book_hash import unpack_book
 from models.cache.coherence import PartitionView
-from models.cache.entry import decode_entry
+from models.cache.floors import namespace_field, tag_field
 from models.cache.keys import Key, Space, parse_key
 from models.cache.mark import Mark
-from models.cache.rows import as_people_see, unpack_row
 from models.cache.write import CacheWrite, encode_value
 from models.errors import Recoverable, TooStale
 from models.market.facets import BOOK
 from streams.cache.connect import connect_redis
-from streams.cache.memory import Held, Memory
+from streams.cache.held import Held, held_book, held_value
+from streams.cache.memory import Memory
 from streams.cache.reads import RedisReads
 from streams.client.listener import Listener
 from streams.client.writer import CacheWriter, Written
@@ -167,12 +166,11 @@ class MarketCache:
 
     async def delete_tag(self, tag: str) -> list[int]:
         """Delete all entries with a tag. Returns one version a partition; raises as `put`."""
-        return self._own_group("t:" + tag, await self._write(CacheWrite("delete_tag", tag=tag)))
+        return self._own_group(tag_field(tag), await self._write(CacheWrite("delete_tag", tag=tag)))
 
     async def clear(self, namespace: str | None = None) -> list[int]:
         """Delete all entries of a namespace, or all generic ones. Returns one version a partition; raises as `put`."""
-        field = "*" if namespace is None else "n:" + namespace
-        return self._own_group(field, await self._write(CacheWrite("clear", namespace=namespace)))
+        return self._own_group(namespace_field(namespace), await self._write(CacheWrite("clear", namespace=namespace)))
 
     async def watch(self, key: str) -> AsyncGenerator[Entry | None, None]:
         """The entry now, and then each time its version is another: None while there is none. Changes may be conflated.
@@ -222,16 +220,13 @@ class MarketCache:
         """One look at Redis; no answer while its mark is below the floor. What may be kept is kept."""
         if key.facet == BOOK:
             mark, fields = await self._reads.read_book(key, partition)
-            book = unpack_book(fields)
-            held = Held(key, partition, versions.NOTHING, mark.version, mark.watermark_ns)
-            if book is not None:
-                held.version, held.value = book[0].version, book[1]
+            held = held_book(key, partition, mark=mark, fields=fields)
         else:
             mark, data = await self._reads.read(key, partition)
             if mark.floors > view.groups_version:
                 await self._load_floors(partition)
                 return None, mark
-            held = self._unpacked(key, partition, view, mark, data)
+            held = held_value(key, partition, mark=mark, data=data, groups=view.groups)
         # No await from here on: what is heard later finds the entry in memory.
         if not view.admits(key.subject or key.text, mark):
             return None, mark
@@ -239,21 +234,6 @@ class MarketCache:
         if self._follow and view.synced:
             self._memory.put(held)
         return held, mark
-
-    def _unpacked(self, key: Key, partition: int, view: PartitionView, mark: Mark, data: bytes | None) -> Held:
-        held = Held(key, partition, versions.NOTHING, mark.version, mark.watermark_ns)
-        if data is None:
-            return held
-        if key.space is Space.MARKET:
-            row = unpack_row(data)
-            if row is not None and row.facet == key.facet:
-                held.version, held.value = row.version, as_people_see(row)
-        else:
-            decoded = decode_entry(data)
-            if decoded is not None and view.groups.exists(decoded[0], key.namespace, decoded[1].tags):
-                held.version, stored = decoded
-                held.packed, held.tags, held.expires_at_ms = stored.value, stored.tags, stored.expires_at_ms
-        return held
 
     async def _load_floors(self, partition: int) -> None:
         view = self._views[Space.GENERIC, partition]

@@ -12,8 +12,9 @@ from aiokafka.errors import KafkaError
 from models.cache import version as versions
 from models.cache.keys import parse_key
 from models.cache.write import CacheWrite, encode_write
-from models.errors import PublishFailed, ServiceUnavailable
-from streams.kafka.clients import start_producer, stop_client
+from models.errors import PublishFailed, ServiceUnavailable, SettingsError
+from streams.kafka.admin import describe_topics
+from streams.kafka.clients import no_such_topic, start_producer, stop_client
 from streams.settings import Settings
 from streams.topics import WRITES
 
@@ -47,8 +48,15 @@ class CacheWriter:
         self._producer: AIOKafkaProducer | None = None
 
     async def __aenter__(self) -> CacheWriter:
-        """Raises: ServiceUnavailable when no broker answers."""
-        self._producer = await start_producer(self._settings.kafka)
+        """Raises: ServiceUnavailable (no broker, no topic); SettingsError (`kafka.partitions` is not the topic's)."""
+        kafka = self._settings.kafka
+        state = (await describe_topics(self._settings, [self._topic])).get(self._topic)
+        if state is None:
+            raise no_such_topic(kafka, self._topic)
+        if state.n_partitions != kafka.partitions:
+            # A key would go to a partition where no reader looks for it.
+            raise SettingsError(f"kafka.partitions is {kafka.partitions}, but {self._topic} has {state.n_partitions}")
+        self._producer = await start_producer(kafka)
         return self
 
     async def __aexit__(self, *exc: object) -> None:

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import TickRefused
+from models.market.decimals import decimal_text
 from models.market.facets import BAR_INTERVALS_S
-from models.market.fixed_point import BAD_NUMBER, MAX, OK, OUT_OF_RANGE, decimal_text, mantissa, mantissas
+from models.market.fixed_point import BAD_NUMBER, MAX, OK, OUT_OF_RANGE, mantissa, mantissas
 from models.market.instruments import Instrument
 from models.market.json_text import to_json
 from models.market.json_tick import MAX_ROWS, Batch, parse_batch
