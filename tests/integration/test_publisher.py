@@ -142,18 +142,24 @@ async def test_json_ticks_that_are_refused_are_named_and_the_rest_goes_on(topics
 
 
 async def test_tasks_that_publish_at_once_keep_their_own_order(topics: Settings) -> None:
-    async def one(publisher: TickPublisher, first_price: int) -> None:
-        for i in range(40):
-            await publisher.publish(trades(500, len(MANY), first_price + 500 * i), MANY)
+    n_calls, n_rows = 60, 2_000
+    noise = np.random.default_rng(1).integers(1, 2**62, (2, n_rows))
 
-    limits = replace(topics.publisher, buffer_ticks=4_000, frame_ticks=300)
-    async with TickPublisher(replace(topics, publisher=limits)) as publisher:
+    async def one(publisher: TickPublisher, first_price: int) -> None:
+        for i in range(n_calls):
+            ticks = trades(n_rows, 1, first_price + n_rows * i)
+            ticks["ref_id"], ticks["venue_seq"] = noise  # fills Kafka's batches, so that sending has to wait
+            await publisher.publish(ticks, [BTC])
+
+    async with TickPublisher(topics) as publisher:
         await asyncio.gather(one(publisher, 0), one(publisher, 1_000_000))
-    arrived = await rows(topics)
-    assert arrived["seq"].tolist() == list(range(1, 40_001))
+    (partition,) = {partition for partition, _ in await frames(topics)}
+    assert partition == partition_of(BTC.text, topics.kafka.partitions)
+    arrived = np.concatenate([frame.ticks for _, frame in await frames(topics)])  # as the log has them
+    assert arrived["seq"].tolist() == list(range(1, 2 * n_calls * n_rows + 1))
     for first_price in (0, 1_000_000):
-        mine = arrived["price"][(arrived["price"] >= first_price) & (arrived["price"] < first_price + 20_000)]
-        assert mine.tolist() == list(range(first_price, first_price + 20_000))
+        mine = arrived["price"][(arrived["price"] >= first_price) & (arrived["price"] < first_price + 1_000_000)]
+        assert mine.tolist() == list(range(first_price, first_price + n_calls * n_rows))
 
 
 async def test_an_event_larger_than_the_buffer_arrives_in_one_frame(topics: Settings) -> None:
@@ -187,6 +193,17 @@ async def test_an_instrument_is_defined_before_its_first_frame_and_only_once(top
             assert len(await records(topics, INSTRUMENTS)) == 2  # acknowledged though nothing was flushed
     definitions = [decode_definition(record.value) for record in await records(topics, INSTRUMENTS)]
     assert definitions == MANY[:2]
+
+
+async def test_an_instrument_first_met_in_a_tick_is_defined_before_that_tick_leaves(topics: Settings) -> None:
+    limits = replace(topics.publisher, frame_ms=60_000.0)  # nothing leaves by itself
+    async with TickPublisher(replace(topics, publisher=limits)) as publisher:
+        await publisher.trade(BTC.text, price="0.001", size="1", ts_event_ns=1)
+        (record,) = await records(topics, INSTRUMENTS)
+        assert record.key == BTC.text.encode()
+        assert decode_definition(record.value) == Instrument("binance", "spot", "BTC-USDT", size_exp=-2, implicit=True)
+        assert await frames(topics) == []
+    assert len(await frames(topics)) == 1
 
 
 async def test_the_first_definition_stands_and_other_exponents_are_refused(topics: Settings) -> None:
@@ -223,6 +240,7 @@ async def test_a_directory_follows_on_demand_and_passes_over_what_is_no_definiti
         assert BTC.text not in follower.registry.by_text
         await follower.catch_up(DEADLINE_S)
         assert follower.registry.instruments == [BTC]
+        assert await follower.define([BTC]) == [0]
 
 
 def replace_exponent(instrument: Instrument, price_exp: int) -> Instrument:

@@ -153,6 +153,14 @@ def test_a_frame_is_due_when_its_last_row_was() -> None:
     assert [(h.due_ns, h.sent_ns) for h in headers] == [(200, 999), (300, 999)]
 
 
+def test_due_times_follow_their_rows_into_the_partitions() -> None:
+    registry = registry_of(30)
+    ticks = rows_of([(i % 30, 1) for i in range(300)])
+    for packed in packer_of(registry, frame_ticks=7).pack(ticks, due_ns=ticks["seq"].astype(np.int64) * 10):
+        header = decode(packed.data).header
+        assert header.due_ns == header.last_position * 10
+
+
 def test_control_rows_go_where_they_are_told_and_keep_having_no_instrument() -> None:
     registry = registry_of(3)
     ticks = rows_of([(0, 1), (2, 1)])
