@@ -80,6 +80,30 @@ def parse_key(text: str) -> Key:
     return Key(text, Space.MARKET, instrument, namespace, instrument_hash(instrument), facet)
 
 
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a key lies: worked out once a key, because murmur2 in Python costs more than a read from memory.
+
+    Attributes:
+        redis_key, mark_key: of the value and of its partition's mark.
+        subject: what invalidations name it by: an instrument's hash or a generic key's text.
+    """
+
+    key: Key
+    partition: int
+    redis_key: bytes
+    mark_key: bytes
+    subject: int | str
+
+
+def locate(text: str, *, prefix: str, n_partitions: int) -> Location:
+    """Raises: InvalidKey (see `parse_key`)."""
+    key = parse_key(text)
+    partition = key.partition(n_partitions)
+    redis, mark = redis_key(prefix, key, partition), mark_key(prefix, key.space, partition)
+    return Location(key, partition, redis, mark, key.subject or key.text)
+
+
 def market_key(instrument: str, facet: int) -> str:
     """The key of one facet of an instrument, as people write it."""
     return f"{MARKET_NAMESPACE}:{instrument}:{FACETS[facet]}"

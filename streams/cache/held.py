@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import msgspec
 
 from models.cache.book_hash import unpack_book
+from models.cache.coherence import PartitionView
 from models.cache.entry import decode_entry
-from models.cache.floors import GroupFloors
-from models.cache.keys import Key, Space
+from models.cache.keys import Location, Space
 from models.cache.mark import Mark
 from models.cache.rows import Value, as_people_see, unpack_row
 from models.cache.version import NOTHING
@@ -22,8 +22,8 @@ class Held(msgspec.Struct):
     """One entry as held.
 
     Attributes:
-        key: parsed.
-        partition: of the key.
+        at: the key and where it lies.
+        view: what is known of its partition.
         version: of the value; -1 = there is none (a known miss).
         as_of: the value was right as of this version, which may be newer than its own.
         watermark_ns: proof that came with it, UTC ns; 0 = none.
@@ -34,8 +34,8 @@ class Held(msgspec.Struct):
         used: read since the last look of the eviction.
     """
 
-    key: Key
-    partition: int
+    at: Location
+    view: PartitionView
     version: int
     as_of: int
     watermark_ns: int
@@ -53,9 +53,10 @@ class Held(msgspec.Struct):
         return _OVERHEAD_BYTES + (n_texts * _TEXT_BYTES if self.value is not None else len(self.packed))
 
 
-def held_value(key: Key, partition: int, *, mark: Mark, data: bytes | None, groups: GroupFloors) -> Held:
+def held_value(at: Location, view: PartitionView, mark: Mark, data: bytes | None) -> Held:
     """A row or a generic value as of a mark; what is absent, undecodable or below a floor of its groups is a miss."""
-    held = Held(key, partition, NOTHING, mark.version, mark.watermark_ns)
+    key = at.key
+    held = Held(at, view, NOTHING, mark.version, mark.watermark_ns)
     if data is None:
         return held
     if key.space is Space.MARKET:
@@ -64,15 +65,15 @@ def held_value(key: Key, partition: int, *, mark: Mark, data: bytes | None, grou
             held.version, held.value = row.version, as_people_see(row)
     else:
         decoded = decode_entry(data)
-        if decoded is not None and groups.exists(decoded[0], key.namespace, decoded[1].tags):
+        if decoded is not None and view.groups.exists(decoded[0], key.namespace, decoded[1].tags):
             held.version, stored = decoded
             held.packed, held.tags, held.expires_at_ms = stored.value, stored.tags, stored.expires_at_ms
     return held
 
 
-def held_book(key: Key, partition: int, *, mark: Mark, fields: Mapping[bytes, bytes]) -> Held:
+def held_book(at: Location, view: PartitionView, mark: Mark, fields: Mapping[bytes, bytes]) -> Held:
     """A book's hash as of a mark."""
-    held = Held(key, partition, NOTHING, mark.version, mark.watermark_ns)
+    held = Held(at, view, NOTHING, mark.version, mark.watermark_ns)
     if (book := unpack_book(fields)) is not None:
         held.version, held.value = book[0].version, book[1]
     return held

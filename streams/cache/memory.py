@@ -33,7 +33,7 @@ class Memory:
 
     def put(self, held: Held) -> None:
         """Store, unless what is there is right as of a newer version; evicts until the bound holds."""
-        text = held.key.text
+        text = held.at.key.text
         old = self._entries.get(text)
         if old is not None:
             if old.as_of > held.as_of:
@@ -41,8 +41,8 @@ class Memory:
             self._remove(old)
         self._entries[text] = held
         self.bytes += held.cost_bytes()
-        if held.key.space is Space.MARKET:
-            self._facets.setdefault(held.key.subject, {})[held.key.facet] = held
+        if held.at.key.space is Space.MARKET:
+            self._facets.setdefault(held.at.key.subject, {})[held.at.key.facet] = held
         while self.bytes > self.max_bytes:
             self._evict_one()
 
@@ -52,7 +52,7 @@ class Memory:
 
     def drop_partition(self, space: Space, partition: int) -> int:
         """Drop all entries of a partition; how many there were."""
-        gone = [held for held in self if held.partition == partition and held.key.space is space]
+        gone = [held for held in self if held.at.partition == partition and held.at.key.space is space]
         for held in gone:
             self._remove(held)
         return len(gone)
@@ -64,17 +64,17 @@ class Memory:
         held = next(iter(self._entries.values()))
         if held.used:
             held.used = False
-            del self._entries[held.key.text]
-            self._entries[held.key.text] = held
+            del self._entries[held.at.key.text]
+            self._entries[held.at.key.text] = held
             return
         self._remove(held)
         self.evicted += 1
 
     def _remove(self, held: Held) -> None:
-        del self._entries[held.key.text]
+        del self._entries[held.at.key.text]
         self.bytes -= held.cost_bytes()
-        if held.key.space is Space.MARKET:
-            facets = self._facets[held.key.subject]
-            del facets[held.key.facet]
+        if held.at.key.space is Space.MARKET:
+            facets = self._facets[held.at.key.subject]
+            del facets[held.at.key.facet]
             if not facets:
-                del self._facets[held.key.subject]
+                del self._facets[held.at.key.subject]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from redis.asyncio import Redis
 
 from models.cache import version as versions
-from models.cache.keys import Key, Space, floors_key, mark_key, redis_key
+from models.cache.keys import Location, Space, floors_key, mark_key
 from models.cache.mark import Mark, unpack_mark
 from models.errors import ServiceUnavailable
 from streams.cache.connect import redis_errors
 
 Answer = tuple[Mark, bytes | None]
-_Address = tuple[Space, int, bytes]  # space, partition, Redis key
+_Waiting = tuple[Location, list[asyncio.Future[Answer]]]  # a future a reader: one that gives up harms no other
 
 _MAX_KEYS = 512  # of one MGET; more block the loop for milliseconds
 _MAX_IN_FLIGHT = 2  # while they are under way the next reads gather, so a slow server gets fewer and larger requests
@@ -34,28 +35,29 @@ class RedisReads:
         self._redis = redis
         self._url = url
         self._prefix = prefix
-        self._marks: dict[tuple[Space, int], bytes] = {}
-        self._waiting: dict[_Address, asyncio.Future[Answer]] = {}
+        self._waiting: dict[bytes, _Waiting] = {}  # by Redis key
         self._tasks: set[asyncio.Task[None]] = set()
         self._kicked = False
 
-    def read(self, key: Key, partition: int) -> asyncio.Future[Answer]:
-        """The bytes of a key that is no book, and the mark they were read with.
+    async def read(self, at: Location) -> Answer:
+        """The mark and the bytes (None: there are none) of a key that is no book.
 
         Raises:
             ServiceUnavailable: no answer in time.
         """
-        address = (key.space, partition, redis_key(self._prefix, key, partition))
-        future = self._waiting.get(address)
-        if future is None or future.cancelled():
-            loop = asyncio.get_running_loop()
-            future = self._waiting[address] = loop.create_future()
-            if not self._kicked:
-                self._kicked = True
-                loop.call_soon(self._kick)
-        return future
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+        waiting = self._waiting.get(at.redis_key)
+        if waiting is None:
+            self._waiting[at.redis_key] = at, [future]
+        else:
+            waiting[1].append(future)
+        if not self._kicked:
+            self._kicked = True
+            loop.call_soon(self._kick)
+        return await future
 
-    async def read_book(self, key: Key, partition: int) -> tuple[Mark, Mapping[bytes, bytes]]:
+    async def read_book(self, at: Location) -> tuple[Mark, Mapping[bytes, bytes]]:
         """All fields of a book, and the mark they were read with.
 
         Raises:
@@ -63,8 +65,8 @@ class RedisReads:
         """
         with redis_errors(self._url):
             async with self._redis.pipeline(transaction=True) as pipeline:
-                pipeline.get(self._mark(key.space, partition))
-                pipeline.hgetall(redis_key(self._prefix, key, partition))
+                pipeline.get(at.mark_key)
+                pipeline.hgetall(at.redis_key)
                 mark, fields = await pipeline.execute()
         return unpack_mark(mark), fields
 
@@ -76,7 +78,7 @@ class RedisReads:
         """
         with redis_errors(self._url):
             async with self._redis.pipeline(transaction=True) as pipeline:
-                pipeline.get(self._mark(Space.GENERIC, partition))
+                pipeline.get(mark_key(self._prefix, Space.GENERIC, partition))
                 pipeline.hgetall(floors_key(self._prefix, partition))
                 mark, fields = await pipeline.execute()
         floors = {name.decode(): versions.from_bytes(version) for name, version in fields.items()}
@@ -87,20 +89,14 @@ class RedisReads:
         self._waiting.clear()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _mark(self, space: Space, partition: int) -> bytes:
-        key = self._marks.get((space, partition))
-        if key is None:
-            key = self._marks[space, partition] = mark_key(self._prefix, space, partition)
-        return key
-
     def _kick(self) -> None:
         self._kicked = False
         while self._waiting and len(self._tasks) < _MAX_IN_FLIGHT:
             if len(self._waiting) <= _MAX_KEYS:
                 batch, self._waiting = self._waiting, {}
             else:
-                batch = {address: self._waiting.pop(address) for address in list(self._waiting)[:_MAX_KEYS]}
-            task = asyncio.create_task(self._fetch(batch))
+                batch = {key: self._waiting.pop(key) for key in list(islice(self._waiting, _MAX_KEYS))}
+            task = asyncio.create_task(self._fetch(list(batch.values())))
             self._tasks.add(task)
             task.add_done_callback(self._done)
 
@@ -108,19 +104,20 @@ class RedisReads:
         self._tasks.discard(task)
         self._kick()
 
-    async def _fetch(self, batch: dict[_Address, asyncio.Future[Answer]]) -> None:
-        partitions = list(dict.fromkeys((space, partition) for space, partition, _ in batch))
-        keys = [self._mark(*partition) for partition in partitions]
-        keys += [key for _, _, key in batch]
+    async def _fetch(self, batch: list[_Waiting]) -> None:
+        mark_keys = list(dict.fromkeys([at.mark_key for at, _ in batch]))
         try:
             with redis_errors(self._url):
-                values: list[Any] = await self._redis.mget(keys)
+                values: list[Any] = await self._redis.mget([*mark_keys, *(at.redis_key for at, _ in batch)])
         except ServiceUnavailable as exc:
-            for future in batch.values():
-                if not future.done():
-                    future.set_exception(exc)
+            for _, futures in batch:
+                for future in futures:
+                    if not future.done():
+                        future.set_exception(exc)
             return
-        marks = {partition: unpack_mark(data) for partition, data in zip(partitions, values, strict=False)}
-        for ((space, partition, _), future), value in zip(batch.items(), values[len(partitions) :], strict=True):
-            if not future.done():
-                future.set_result((marks[space, partition], value))
+        marks = {key: unpack_mark(data) for key, data in zip(mark_keys, values, strict=False)}
+        for (at, futures), value in zip(batch, values[len(mark_keys) :], strict=True):
+            answer = marks[at.mark_key], value
+            for future in futures:
+                if not future.done():
+                    future.set_result(answer)

@@ -12,7 +12,7 @@ from typing import Self
 from models.cache.coherence import PartitionView
 from models.cache.floors import namespace_field, tag_field
 from models.cache.invalidation import Invalidation, KeyOp, Source
-from models.cache.keys import Key, Space
+from models.cache.keys import Location, Space
 from models.errors import ServiceUnavailable
 from streams.cache.memory import Memory
 from streams.client.events import Gap, Heartbeat
@@ -64,18 +64,17 @@ class Listener:
             await self._consumer.__aexit__(None, None, None)
 
     @contextmanager
-    def watch(self, key: Key, partition: int) -> Iterator[asyncio.Event]:
+    def watch(self, at: Location) -> Iterator[asyncio.Event]:
         """An event that is set whenever the key may have changed."""
-        subjects = self._watchers[key.space, partition]
-        events = subjects.setdefault(key.subject or key.text, set())
+        subjects = self._watchers[at.key.space, at.partition]
         event = asyncio.Event()
-        events.add(event)
+        subjects.setdefault(at.subject, set()).add(event)
         try:
             yield event
         finally:
-            events.discard(event)
-            if not events:
-                subjects.pop(key.subject or key.text, None)
+            subjects[at.subject].discard(event)
+            if not subjects[at.subject]:
+                del subjects[at.subject]
 
     async def _run(self) -> None:
         while not self._stopped:
@@ -128,7 +127,7 @@ class Listener:
                 for facet, held in list(facets.items()):
                     # An entry that was read from a tier ahead of the stream holds this change already.
                     if bits >> facet & 1 and held.as_of < version:
-                        self._memory.drop(held.key.text)
+                        self._memory.drop(held.at.key.text)
             if watchers and instrument in watchers:
                 _wake(watchers[instrument])
 

@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Self
 
 import msgspec
@@ -21,7 +21,7 @@ import msgspec
 from models.cache import version as versions
 from models.cache.coherence import PartitionView
 from models.cache.floors import namespace_field, tag_field
-from models.cache.keys import Key, Space, parse_key
+from models.cache.keys import Location, Space, locate
 from models.cache.mark import Mark
 from models.cache.write import CacheWrite, encode_value
 from models.errors import Recoverable, TooStale
@@ -38,8 +38,7 @@ from streams.settings import Settings
 _FIRST_WAIT_S = 0.002
 _LONGEST_WAIT_S = 0.05
 _MS = 1_000_000
-
-_parse = lru_cache(maxsize=65_536)(parse_key)
+_LOCATIONS = 65_536  # keys whose place is remembered; about 500 bytes each
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -75,18 +74,20 @@ class MarketCache:
     def __init__(self, settings: Settings, *, follow: bool = True, clock: Clock = now_ns) -> None:
         self._settings = settings
         self._clock = clock
-        self._n_partitions = settings.kafka.partitions
+        self._n_partitions = n_partitions = settings.kafka.partitions
         self._max_wait_s = settings.reader.max_wait_s
         self._skew_ns = int(settings.clock.max_skew_ms * _MS)
         self._follow = follow
-        ring = max(1, settings.reader.floor_ring // self._n_partitions)
-        self._views = {(space, p): PartitionView(ring) for space in Space for p in range(self._n_partitions)}
+        ring = max(1, settings.reader.floor_ring // n_partitions)
+        self._views = {(space, p): PartitionView(ring) for space in Space for p in range(n_partitions)}
+        place = partial(locate, prefix=settings.topics.prefix, n_partitions=n_partitions)
+        self._locate = lru_cache(maxsize=_LOCATIONS)(place)
         self._memory = Memory(settings.reader.memory_bytes)
         self._redis = connect_redis(settings.redis)
         self._reads = RedisReads(self._redis, url=settings.redis.url, prefix=settings.topics.prefix)
         self._listener = Listener(settings, self._views, self._memory, clock)
         self._writer: CacheWriter | None = None
-        self._epochs = [0] * self._n_partitions
+        self._epochs = [0] * n_partitions
         self._opening = asyncio.Lock()
         self._stack = AsyncExitStack()
 
@@ -133,14 +134,15 @@ class MarketCache:
             ServiceUnavailable: Redis does not answer.
         """
         held = self._memory.get(key)
-        if held is not None:
-            view = self._views[held.key.space, held.partition]
-            if held.key.space is Space.MARKET or view.keeps(held.as_of, held.key.namespace, held.tags):
-                age_ms = self._age_ms(view, held)
-                if max_staleness_s is None or (age_ms is not None and age_ms <= max_staleness_s * 1000):
-                    held.used = True
-                    return self._answer(held, "memory", age_ms)
-        return await self._read(_parse(key), max_staleness_s)
+        # Tags, namespaces and flush-all concern generic entries; only a market entry has a value in people's form.
+        if held is not None and (
+            held.value is not None or held.view.keeps(held.as_of, held.at.key.namespace, held.tags)
+        ):
+            age_ms = self._age_ms(held)
+            if max_staleness_s is None or (age_ms is not None and age_ms <= max_staleness_s * 1000):
+                held.used = True
+                return self._answer(held, "memory", age_ms)
+        return await self._read(self._locate(key), max_staleness_s)
 
     async def put(self, key: str, value: Any, *, ttl_ms: int | None = None, tags: Iterable[str] = ()) -> int:
         """Write a generic key; this reader sees it at once.
@@ -155,13 +157,13 @@ class MarketCache:
         write = CacheWrite("put", key, encode_value(value), ttl_ms, tuple(tags))
         (written,) = await self._write(write)
         expires_at_ms = None if ttl_ms is None else written.time_ms + ttl_ms
-        self._own_write(_parse(key), written, packed=write.value, expires_at_ms=expires_at_ms, tags=write.tags)
+        self._own_write(self._locate(key), written, packed=write.value, expires_at_ms=expires_at_ms, tags=write.tags)
         return written.version
 
     async def delete(self, key: str) -> int:
         """Delete a generic key. Returns and raises as `put`."""
         (written,) = await self._write(CacheWrite("delete", key))
-        self._own_write(_parse(key), written)
+        self._own_write(self._locate(key), written)
         return written.version
 
     async def delete_tag(self, tag: str) -> list[int]:
@@ -180,9 +182,8 @@ class MarketCache:
         Raises:
             InvalidKey: see `models.cache.keys.parse_key`.
         """
-        parsed = _parse(key)
         last: int | None = None
-        with self._listener.watch(parsed, self._partition(parsed)) as changed:
+        with self._listener.watch(self._locate(key)) as changed:
             while True:
                 changed.clear()
                 try:
@@ -197,40 +198,36 @@ class MarketCache:
                     last = version
                 await changed.wait()
 
-    def _partition(self, key: Key) -> int:
-        return key.partition(self._n_partitions)
-
-    async def _read(self, key: Key, max_staleness_s: float | None) -> Entry | None:
-        partition = self._partition(key)
-        view = self._views[key.space, partition]
+    async def _read(self, at: Location, max_staleness_s: float | None) -> Entry | None:
         end, wait_s = time.monotonic() + self._max_wait_s, _FIRST_WAIT_S
         while True:
-            held, mark = await self._look(key, partition, view)
+            held, mark = await self._look(at)
             if held is not None:
-                age_ms = self._age_ms(view, held)
+                age_ms = self._age_ms(held)
                 if max_staleness_s is None or (age_ms is not None and age_ms <= max_staleness_s * 1000):
                     return self._answer(held, "redis", age_ms)
             left_s = end - time.monotonic()
             if left_s <= 0:
-                raise self._too_stale(key, partition, view, mark, max_staleness_s)
+                raise self._too_stale(at, mark, max_staleness_s)
             await asyncio.sleep(min(wait_s, left_s))
             wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
 
-    async def _look(self, key: Key, partition: int, view: PartitionView) -> tuple[Held | None, Mark]:
+    async def _look(self, at: Location) -> tuple[Held | None, Mark]:
         """One look at Redis; no answer while its mark is below the floor. What may be kept is kept."""
-        if key.facet == BOOK:
-            mark, fields = await self._reads.read_book(key, partition)
-            held = held_book(key, partition, mark=mark, fields=fields)
+        view = self._views[at.key.space, at.partition]
+        if at.key.facet == BOOK:
+            mark, fields = await self._reads.read_book(at)
+            held = held_book(at, view, mark, fields)
         else:
-            mark, data = await self._reads.read(key, partition)
+            mark, data = await self._reads.read(at)
             if mark.floors > view.groups_version:
-                await self._load_floors(partition)
+                await self._load_floors(at.partition)
                 return None, mark
-            held = held_value(key, partition, mark=mark, data=data, groups=view.groups)
+            held = held_value(at, view, mark, data)
         # No await from here on: what is heard later finds the entry in memory.
-        if not view.admits(key.subject or key.text, mark):
+        if not view.admits(at.subject, mark):
             return None, mark
-        view.saw(key.subject or key.text, held.version)
+        view.saw(at.subject, held.version)
         if self._follow and view.synced:
             self._memory.put(held)
         return held, mark
@@ -255,7 +252,7 @@ class MarketCache:
 
     def _own_write(
         self,
-        key: Key,
+        at: Location,
         written: Written,
         *,
         packed: bytes = b"",
@@ -263,14 +260,12 @@ class MarketCache:
         tags: tuple[str, ...] = (),
     ) -> None:
         """A put says all there is to know of its key as of its version: it may be served before any tier has it."""
-        view = self._views[Space.GENERIC, written.partition]
-        view.floors.note(key.text, written.version)
-        held = Held(key, written.partition, written.version, written.version, 0, None, packed, expires_at_ms, tags)
-        if not packed:
-            held.version = versions.NOTHING
-        newest_heard = view.floors.floor(key.text)
-        if self._follow and view.synced and newest_heard <= written.version:
-            self._memory.put(held)
+        view, version = self._views[Space.GENERIC, written.partition], written.version
+        view.floors.note(at.subject, version)
+        if self._follow and view.synced and view.floors.floor(at.subject) <= version:
+            shown = version if packed else versions.NOTHING
+            appended_ns = written.time_ms * _MS
+            self._memory.put(Held(at, view, shown, version, appended_ns, None, packed, expires_at_ms, tags))
 
     def _own_group(self, field: str, written: list[Written]) -> list[int]:
         for partition, version, _ in written:
@@ -287,23 +282,21 @@ class MarketCache:
                 value = msgspec.msgpack.decode(held.packed)
             except msgspec.DecodeError:
                 return None
-        return Entry(held.key.text, held.version, versions.offset_of(held.version), tier, age_ms, value)
+        return Entry(held.at.key.text, held.version, versions.offset_of(held.version), tier, age_ms, value)
 
-    def _age_ms(self, view: PartitionView, held: Held) -> float | None:
+    def _age_ms(self, held: Held) -> float | None:
         """Upper bound of the age (rule 11); a watermark from the future proves nothing.
 
         An entry that the view lets pass holds all that was heard of its key, so what was heard proves it as well.
         """
-        watermark_ns = max(view.watermark_ns, held.watermark_ns)
+        watermark_ns = max(held.view.watermark_ns, held.watermark_ns)
         age_ns = self._clock() - watermark_ns + self._skew_ns
         return age_ns / _MS if watermark_ns and age_ns >= 0 else None
 
-    def _too_stale(
-        self, key: Key, partition: int, view: PartitionView, mark: Mark, max_staleness_s: float | None
-    ) -> TooStale:
-        floor = view.floors.floor(key.subject or key.text)
+    def _too_stale(self, at: Location, mark: Mark, max_staleness_s: float | None) -> TooStale:
+        floor = self._views[at.key.space, at.partition].floors.floor(at.subject)
         if mark.version < floor:
-            why = f"Redis' mark {mark.version} of partition {partition} is below {floor}, which was heard of already"
+            why = f"Redis' mark {mark.version} of partition {at.partition} is below {floor}, which was heard of already"
         else:
             why = f"its age is not proven to be below {max_staleness_s} s"
-        return TooStale(f"{key.text}: {why}; waited {self._max_wait_s} s. Is a worker running?")
+        return TooStale(f"{at.key.text}: {why}; waited {self._max_wait_s} s. Is a worker running?")

@@ -245,7 +245,7 @@ async def test_a_gap_drops_the_partition_of_its_source_and_no_other(reader: Read
     assert len(reader.cache.memory) == 2
     await worker.announce(QUOTE_KEY, 7, 8)  # names nothing; what 6 and 7 named was never said
     await reader.heard(QUOTE_KEY, 8)
-    assert [held.key.text for held in reader.cache.memory] == [session]
+    assert [held.at.key.text for held in reader.cache.memory] == [session]
     with pytest.raises(TooStale):
         await reader.cache.get(QUOTE_KEY)
 
