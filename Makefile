@@ -38,6 +38,7 @@ images: $(READY) ## Build the container images (BASE=... for another base image)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" docker/build-images.sh
 
 setup: $(READY) ## Only the set-up
+	@echo "ready: $(VENV)"
 
 # Two lock files, the second a part of the first: what the app's image needs, without development and local services.
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \

@@ -28,13 +28,26 @@ from streams.settings import ServicesSettings
 pytestmark = pytest.mark.integration
 
 
+def _site(folder: Path) -> LocalSite:
+    kafka, controller, redis = free_ports(3)
+    return LocalSite(
+        ServicesSettings(state_dir=str(folder), kafka_port=kafka, controller_port=controller, redis_port=redis)
+    )
+
+
 @pytest.fixture
 def local(tmp_path: Path) -> Iterator[LocalSite]:
-    kafka_port, controller_port, redis_port = free_ports(3)
-    ports = ServicesSettings(
-        state_dir=str(tmp_path / "state"), kafka_port=kafka_port, controller_port=controller_port, redis_port=redis_port
-    )
-    site = LocalSite(ports)
+    """A site that nobody has started yet."""
+    site = _site(tmp_path / "state")
+    yield site
+    site.down()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSite]:
+    """A site that was started."""
+    site = _site(tmp_path_factory.mktemp("running"))
+    site.up()
     yield site
     site.down()
 
@@ -80,13 +93,13 @@ def test_data_outlives_a_restart_and_ends_with_fresh(local: LocalSite) -> None:
         assert client.get("kept") is None
 
 
-def test_up_starts_again_only_what_died(local: LocalSite) -> None:
-    kafka, redis = local.up()
+def test_up_starts_again_only_what_died(running: LocalSite) -> None:
+    kafka, redis = running.status()
     assert redis.pid is not None
     os.kill(redis.pid, signal.SIGKILL)
     psutil.wait_procs([psutil.Process(redis.pid)], timeout=5)
-    assert local.status()[1].pid is None
-    again_kafka, again_redis = local.up()
+    assert running.status()[1].pid is None
+    again_kafka, again_redis = running.up()
     assert again_kafka == kafka
     assert again_redis.answers
     assert again_redis.pid != redis.pid
@@ -102,9 +115,8 @@ def test_a_taken_port_is_named_with_its_owner_and_nothing_is_left_running(local:
     assert [service.pid for service in local.status()] == [None, None]
 
 
-def test_a_site_that_runs_on_other_ports_is_not_started_twice(local: LocalSite) -> None:
-    local.up()
-    moved = LocalSite(replace(local.settings, redis_port=free_ports(1)[0]))
+def test_a_site_that_runs_on_other_ports_is_not_started_twice(running: LocalSite) -> None:
+    moved = LocalSite(replace(running.settings, redis_port=free_ports(1)[0]))
     with pytest.raises(ServiceSetupError, match="marketprism down"):
         moved.up()
 
