@@ -17,6 +17,7 @@ from agents.market import MarketAgent
 from agents.persist import PersistAgent
 from models.cache.keys import Space
 from models.cache.version import offset_of
+from models.market.warm import compile_kernels
 from streams import metrics
 from streams.cache.coherence import Coherence
 from streams.cache.connect import connect_redis
@@ -75,6 +76,7 @@ class Worker:
         self._failure = asyncio.get_running_loop().create_future()
         self.health = HealthServer(settings.worker.port, self.report)
         await self.health.start()
+        compiling = asyncio.create_task(asyncio.to_thread(compile_kernels))  # while Kafka answers
         await ensure_topics(settings)
         prefix = settings.topics.prefix
         self.producer: AIOKafkaProducer = await start_producer(settings.kafka)
@@ -98,6 +100,7 @@ class Worker:
         self.table.on_recover(self._recovered)
         self.app.on_partitions_revoked.connect(self._revoked)
         self.app.finalize()
+        await compiling
         await self.app.start()
         self._tasks = [asyncio.create_task(self._heartbeats()), asyncio.create_task(self._watch_app())]
         event(log, "worker_started", id=settings.worker.id, port=self.health.port, prefix=prefix)

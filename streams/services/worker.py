@@ -24,10 +24,10 @@ class WorkerProcess:
     Args:
         settings: all of them; the child sees no other.
         log: file that its log is appended to.
-        ready_s: deadline for the child to own and serve its partitions.
+        ready_s: deadline for the child to own and serve its partitions; a first start compiles for 20 s or more.
     """
 
-    def __init__(self, settings: Settings, log: Path, *, ready_s: float = 60.0) -> None:
+    def __init__(self, settings: Settings, log: Path, *, ready_s: float = 120.0) -> None:
         self.settings = settings
         self.log = log
         self._ready_s = ready_s
