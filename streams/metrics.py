@@ -11,7 +11,7 @@ BAD_BOOKS = Counter("marketprism_market_bad_books", "Books that began to await a
 JSON_RECORDS = Counter("marketprism_gateway_records", "JSON ticks packed into frames.")
 DEAD = Counter("marketprism_dead_letters", "Records refused.", ["reason"])
 WRITES = Counter("marketprism_cache_writes", "Cache writes applied.", ["op"])
-INVALIDATIONS = Counter("marketprism_cache_invalidations", "Keys announced.", ["source"])
+INVALIDATIONS = Counter("marketprism_cache_invalidations", "Instruments and keys announced.", ["space"])
 REWRITES = Counter("marketprism_redis_rewrites", "Partitions rewritten in Redis from their pages.", ["space"])
 REDIS_UP = Gauge("marketprism_redis_up", "1 while Redis holds what the pages hold.")
 BARRIERS = Counter("marketprism_barrier_flushes", "Barriers that made state durable.")
@@ -20,6 +20,7 @@ BARRIER_SECONDS = Histogram(
     "Duration of a barrier.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
 )
+CHANGELOG_RECORDS = Counter("marketprism_changelog_records", "State pages sent to the changelog, by count.")
 CHANGELOG_BYTES = Counter("marketprism_changelog_bytes", "State pages sent to the changelog.")
 ROUND_SECONDS = Histogram(
     "marketprism_round_seconds",

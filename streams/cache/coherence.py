@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from aiokafka import AIOKafkaProducer
@@ -13,6 +14,7 @@ from models.cache.invalidation import Invalidation, RecordType, Source, encode
 from models.cache.keys import Space
 from models.errors import OwnerFenced, PublishFailed, ServiceUnavailable
 from models.market import pages
+from streams import metrics
 from streams.cache.redis import Answer, PartitionWriter
 from streams.cache.steps import Step, entry_rewrite, market_rewrite
 from streams.clock import now_ns
@@ -22,6 +24,8 @@ from streams.log import event
 from streams.topics import INVALIDATIONS
 
 log = logging.getLogger(__name__)
+
+RETRY_S = 1.0  # each try at a dead Redis may hold the next round for its whole timeout
 
 SOURCES = {Space.MARKET: Source.FRAMES, Space.GENERIC: Source.WRITES}
 
@@ -48,7 +52,7 @@ class Coherence:
         self._table = table
         self._topic = prefix + INVALIDATIONS
         self._deadline_s = deadline_s
-        self.n_rewrites = 0
+        self._retry_at = 0.0
 
     async def publish(self, steps: Sequence[Step]) -> None:
         """Make steps of different partitions visible, in one send to Redis and one to Kafka.
@@ -61,6 +65,7 @@ class Coherence:
         await self._announce([(step.owned, step.space, _changes(step)) for step in steps])
         for step in steps:
             step.owned.announced[step.space] = step.batch.to_version
+            metrics.INVALIDATIONS.labels(step.space.value).inc(len(step.changes) + len(step.keys))
 
     async def take_over(self, owned: OwnedPartition) -> None:
         """A new owner's first acts: fence older ones in Redis, rewrite the partition, say so to readers."""
@@ -92,8 +97,9 @@ class Coherence:
                 if outcome.answer is not Answer.OK:
                     o.redis_behind.add(space)
         for o, space in spaces:
-            if space in o.redis_behind:
+            if space in o.redis_behind and time.monotonic() >= self._retry_at:
                 await self._rewrite(o, space)
+        metrics.REDIS_UP.set(not any(o.redis_behind for o, _ in spaces))
         marks = [
             (o, space, _mark(o, space, RecordType.HEARTBEAT, watermarks.get((space, o.number), o.append_ns[space])))
             for o, space in spaces
@@ -136,7 +142,7 @@ class Coherence:
             return
         if outcome.answer is Answer.FENCED:
             raise _fenced(owned, space, outcome.token)
-        self.n_rewrites += 1
+        metrics.REWRITES.labels(space.value).inc()
         owned.tier[space] = batch.to_version
         owned.redis_behind.discard(space)
         event(log, "redis_rewritten", space=space.value, partition=owned.number, keys=len(known))
@@ -157,6 +163,7 @@ class Coherence:
             if len(owned.redis_behind) < len(Space):
                 event(log, "redis_lost", level=logging.WARNING, partition=owned.number, detail=str(exc))
             owned.redis_behind.update(Space)
+        self._retry_at = time.monotonic() + RETRY_S
 
     async def _announce(self, records: Sequence[tuple[OwnedPartition, Space, Invalidation]]) -> None:
         try:

@@ -13,6 +13,7 @@ from faust.types import TP
 
 from models.cache.keys import Space
 from models.cache.version import offset_of
+from streams import metrics
 from streams.cache.coherence import Coherence
 from streams.kafka.admin import describe_topics, topic_offsets
 from streams.kafka.owned import OwnedPartition
@@ -39,13 +40,11 @@ class Ownership:
     ) -> None:
         self.partitions: dict[int, OwnedPartition] = {}
         self.lock = asyncio.Lock()
-        self.n_barriers = self.changelog_records = self.changelog_bytes = 0
-        self.barrier_s = 0.0
         self._settings = settings
         self._table = table
         self._producer = producer
         self._coherence = coherence
-        self._owner = f"{settings.worker.instance_id or socket.gethostname()}"
+        self._owner = settings.worker.instance_id or socket.gethostname()
 
     async def assign(self, numbers: Iterable[int]) -> None:
         """Own partitions whose pages Faust has just recovered; returns when they are served.
@@ -107,7 +106,7 @@ class Ownership:
         )
         for owned, _ in flushes:
             owned.market.books.release_dropped()
-        self.n_barriers += 1
-        self.changelog_records += sum(records for records, _ in sent)
-        self.changelog_bytes += sum(size for _, size in sent)
-        self.barrier_s += time.perf_counter() - began
+        metrics.BARRIERS.inc()
+        metrics.CHANGELOG_RECORDS.inc(sum(records for records, _ in sent))
+        metrics.CHANGELOG_BYTES.inc(sum(size for _, size in sent))
+        metrics.BARRIER_SECONDS.observe(time.perf_counter() - began)
