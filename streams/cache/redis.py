@@ -109,6 +109,7 @@ class PartitionWriter:
         self._prefix = prefix
         self._clock = clock
         self._marks: dict[tuple[Space, int], bytes] = {}
+        self._loaded = False
 
     async def apply(self, *batches: Batch) -> list[Outcome]:
         """Apply batches of different partitions in one send (two if one of them has more than 500 keys).
@@ -219,7 +220,9 @@ class PartitionWriter:
             ServiceUnavailable: no answer in time, or a server without functions (before 7.0).
         """
         with redis_errors(self._url):
-            return await load_library(self._redis)
+            loaded = await load_library(self._redis)
+        self._loaded = True
+        return loaded
 
     def _calls(self, batch: Batch) -> list[tuple[Any, ...]]:
         """Split into calls of at most 500 keys; the last one raises the mark."""
@@ -262,9 +265,11 @@ class PartitionWriter:
         )
 
     async def _send(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """All calls in one send. A server that lost its functions (restart, flush, fail-over) gets them once."""
+        """All calls in one send. A server with other functions, or that lost them (fail-over), gets them first."""
         if not calls:
             return []
+        if not self._loaded:
+            await self.load_functions()
         with redis_errors(self._url):
             try:
                 return await self._pipeline(calls)

@@ -257,6 +257,13 @@ async def test_a_server_that_lost_the_functions_gets_them_again(tier: Tier) -> N
     assert (await tier.put(NOTHING, 1, "a:1")).answer is Answer.OK
 
 
+async def test_a_server_with_another_text_of_the_functions_gets_this_one_first(tier: Tier) -> None:
+    other = """#!lua name=marketprism
+    redis.register_function('mp_apply', function(keys, args) return {'OK', 99} end)"""
+    await tier.redis.function_load(other, replace=True)
+    assert (await tier.put(NOTHING, 1, "a:1")).written == 1
+
+
 async def test_a_dead_redis_is_an_error_within_the_timeout() -> None:
     (port,) = free_ports(1)
     url = f"redis://:secret@127.0.0.1:{port}/0"
