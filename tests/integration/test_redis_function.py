@@ -21,6 +21,7 @@ from models.errors import OwnerFenced, ServiceUnavailable
 from models.market.book_page import BookHeader, encode_wire_header
 from models.market.facets import BOOK, QUOTE
 from streams.cache.connect import connect_redis
+from streams.cache.library import load_library, source
 from streams.cache.redis import Answer, Batch, Outcome, PartitionWriter, delete, put, put_until, raise_floor
 from streams.services.ports import free_ports
 from streams.settings import RedisSettings, Settings
@@ -258,10 +259,9 @@ async def test_a_server_that_lost_the_functions_gets_them_again(tier: Tier) -> N
 
 
 async def test_a_server_with_another_text_of_the_functions_gets_this_one_first(tier: Tier) -> None:
-    other = """#!lua name=marketprism
-    redis.register_function('mp_apply', function(keys, args) return {'OK', 99} end)"""
-    await tier.redis.function_load(other, replace=True)
-    assert (await tier.put(NOTHING, 1, "a:1")).written == 1
+    await tier.redis.function_load(source() + "\n-- of another version\n", replace=True)
+    await tier.put(NOTHING, 1, "a:1")
+    assert not await load_library(tier.redis)
 
 
 async def test_a_dead_redis_is_an_error_within_the_timeout() -> None:
@@ -332,9 +332,22 @@ async def test_a_partial_book_needs_the_full_one_of_its_own_owner(books: Books) 
     # The new owner's chunk ids replace the old one's, although the book is of the same version.
     older = book_update(4, {9: levels((200, 10))}, full=True, bids=(9,))
     await books.step(NOTHING, 5, older, token=OWNER + 1, rewrite=True)
+    assert set(await books.redis.hkeys(books.book_key)) == {b"h", b"o", (9).to_bytes(4, "little")}
     again = book_update(6, {9: levels((200, 11))}, full=False, bids=(9,))
     assert (await books.step(5, 6, again, token=OWNER + 1)).answer is Answer.OK
     assert await books.read() == (6, (("2", "1.1"),), ())
+
+
+async def test_a_partial_book_is_a_gap_after_a_batch_that_was_only_half_applied(books: Books) -> None:
+    """Its first part moved the book on; what the next batch changes since its own `from` may not fit any more."""
+    await books.step(NOTHING, 5, book_update(5, FULL, full=True, bids=(1, 2), asks=(3,)))
+    first = (books.book_key, book_update(7, {1: levels((200, 11))}, full=False, bids=(1, 2), asks=(3,)))
+    filler = [(books.key(f"x:{i}", Space.MARKET), put(to_bytes(7))) for i in range(500)]
+    torn = (books.book_key + b"2", book_update(7, {}, full=False))
+    batch = Batch(Space.MARKET, PARTITION, OWNER, 5, 7, 0, updates=[first, *filler, torn])
+    assert await books.writer.apply(batch) == [Outcome(Answer.GAP, written=500, version=5)]
+    outcome = await books.step(5, 8, book_update(8, {2: levels((150, 6))}, full=False, bids=(1, 2), asks=(3,)))
+    assert outcome == Outcome(Answer.GAP, version=5)
 
 
 async def test_a_partial_book_is_a_gap_when_the_hash_is_gone(books: Books) -> None:
