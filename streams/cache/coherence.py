@@ -131,9 +131,9 @@ class Coherence:
         else:
             batch, known = entry_rewrite(owned, self._stored_entries(owned))
         try:
-            mark = await self._writer.take(space, owned.number, owned.token)
+            await self._writer.take(space, owned.number, owned.token)
             await self._writer.delete_unknown(
-                space, owned.number, token=owned.token, version=max(batch.to_version, mark.version),
+                space, owned.number, token=owned.token, version=batch.to_version,
                 watermark_ns=batch.watermark_ns, known=known,
             )  # fmt: skip
             (outcome,) = await self._writer.apply(batch)
