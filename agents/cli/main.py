@@ -69,3 +69,7 @@ def main() -> None:
     except MarketPrismError as exc:
         click.echo(f"marketprism: {exc}", err=True)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
