@@ -63,7 +63,7 @@ def decode_header(page: bytes) -> BookHeader:
     if len(page) < _HEADER.size:
         raise CorruptPage(f"book header has {len(page)} bytes, expected at least {_HEADER.size}")
     page_version, state, n_pending, *fields = _HEADER.unpack_from(page)
-    n_bids, n_asks, n_bid_levels, n_ask_levels = fields[5:]
+    version, ts_event, ts_recv, last_update_id, n_rows, n_bids, n_asks, n_bid_levels, n_ask_levels = fields
     if page_version != PAGE_VERSION:
         raise CorruptPage(f"book header has page version {page_version}, this code reads {PAGE_VERSION}")
     if state >= _STATES:
@@ -73,7 +73,10 @@ def decode_header(page: bytes) -> BookHeader:
     ids = np.frombuffer(page, "<u4", offset=_HEADER.size) if n_bids + n_asks else np.empty(0, "<u4")
     if len(np.unique(ids)) != len(ids):
         raise CorruptPage("book header lists a chunk twice")
-    return BookHeader(*fields[:5], state, n_pending, n_bid_levels, n_ask_levels, ids[:n_bids], ids[n_bids:])
+    return BookHeader(
+        version, ts_event, ts_recv, last_update_id, n_rows, state, n_pending,
+        n_bid_levels, n_ask_levels, ids[:n_bids], ids[n_bids:],
+    )  # fmt: skip
 
 
 def decode_side(
