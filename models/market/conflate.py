@@ -70,7 +70,7 @@ class Rows:
         """Fold one decoded frame, its ticks seen as int64, shape (n, 8).
 
         `slot_of` maps the frame's instruments to slots, -1 = skip. Rows at or below position `after` are dropped, and
-        those that their page already holds. Rows of books are copied to `books`. Returns the number of rows that counted.
+        those that their page already holds. Rows of books are copied to `books`. Returns how many rows counted.
         """
         self.ensure(self.capacity, int(_facet_bits(words)))
         books.reserve(len(words))
