@@ -22,6 +22,8 @@ FIELDS = "marketprism_fields"  # the attribute of a LogRecord that holds the fie
 _SECRET = re.compile("password|passwd|secret|credential|api_?key|private_?key|bearer", re.IGNORECASE)
 # Libraries that log each reconnection attempt or rebalance step: what matters of it arrives as our own event.
 _TALKATIVE = ("aiokafka", "asyncio", "faust", "mode", "numba", "rocksdict", "urllib3")
+# They call each topic that was just made an ERROR until its leader is known, and retry; what stays wrong is raised.
+_CRIES_WOLF = ("aiokafka.cluster", "aiokafka.consumer.fetcher")
 
 
 def event(log: logging.Logger, name: str, *, level: int = logging.INFO, exc_info: bool = False, **fields: Any) -> None:
@@ -43,6 +45,8 @@ def setup_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
     root.setLevel(settings.level)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING if settings.level == "INFO" else settings.level)
+    for name in _CRIES_WOLF:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class JsonFormatter(logging.Formatter):

@@ -40,7 +40,7 @@ class KafkaSettings:
     # P: 4 on one machine, 60 on a cluster; never changes in place
     partitions: Annotated[int, Meta(ge=1, le=1000, description="partitions, 1..1000")] = 4
     replication: Annotated[int, Meta(ge=1, le=9, description="copies, 1..9")] = 1
-    connect_timeout_s: Seconds = 5.0  # first contact; a command must not hang on a broker that is not there
+    connect_timeout_s: Seconds = 10.0  # first contact; a command must not hang on a broker that is not there
     request_timeout_s: Seconds = 30.0
 
 
