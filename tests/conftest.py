@@ -21,7 +21,7 @@ import pytest
 from models.errors import DeadlineExceeded
 from streams.services.ports import free_ports
 from streams.settings import Settings
-from tests.sites import Site, choose_site, forget_topics
+from tests.sites import Site, choose_site, forget_keys, forget_topics
 
 ROOT = Path(__file__).resolve().parents[1]
 _POLL_S = 0.01
@@ -54,23 +54,34 @@ def session_prefix(site: Site) -> Iterator[str]:
     yield prefix
     if not site.temporary:
         asyncio.run(forget_topics(site.bootstrap, prefix))
+        asyncio.run(forget_keys(site.redis_url, prefix))
 
 
 _numbers = itertools.count(1)
 
 
+@pytest.fixture(scope="session")
+def make_settings(site: Site, session_prefix: str) -> Callable[[Path], Settings]:
+    """Settings with topics, a consumer group and a port of their own; the worker's folder lies in the given one."""
+
+    def make(folder: Path) -> Settings:
+        name = f"{session_prefix}{next(_numbers)}"
+        defaults = Settings()
+        return replace(
+            defaults,
+            kafka=replace(defaults.kafka, bootstrap=site.bootstrap),
+            redis=replace(defaults.redis, url=site.redis_url),
+            topics=replace(defaults.topics, prefix=f"{name}."),
+            worker=replace(defaults.worker, id=name, data_dir=str(folder / "worker"), port=free_ports(1)[0]),
+        )
+
+    return make
+
+
 @pytest.fixture
-def settings(site: Site, session_prefix: str, tmp_path: Path) -> Settings:
+def settings(make_settings: Callable[[Path], Settings], tmp_path: Path) -> Settings:
     """Settings of one test: the site, topics, a consumer group, a worker's folder and port of its own."""
-    name = f"{session_prefix}{next(_numbers)}"
-    defaults = Settings()
-    return replace(
-        defaults,
-        kafka=replace(defaults.kafka, bootstrap=site.bootstrap),
-        redis=replace(defaults.redis, url=site.redis_url),
-        topics=replace(defaults.topics, prefix=f"{name}."),
-        worker=replace(defaults.worker, id=name, data_dir=str(tmp_path / "worker"), port=free_ports(1)[0]),
-    )
+    return make_settings(tmp_path)
 
 
 @pytest.fixture(scope="session")

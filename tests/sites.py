@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
 from aiokafka.admin import AIOKafkaAdminClient
 
+from streams.cache.connect import connect_redis
 from streams.services import temporary_site
+from streams.settings import RedisSettings
 from tests.containers import container_site, docker_wanted, images_at_hand
 
 KAFKA_VARIABLE = "MARKETPRISM_TEST_KAFKA"
@@ -57,3 +60,12 @@ async def forget_topics(bootstrap: str, prefix: str) -> None:
             await admin.delete_topics(names)
     finally:
         await admin.close()
+
+
+async def forget_keys(redis_url: str, prefix: str) -> int:
+    """Delete every key that begins with `prefix`, as a flush would; how many there were."""
+    async with aclosing(connect_redis(RedisSettings(url=redis_url))) as redis:
+        keys = [key async for key in redis.scan_iter(match=prefix + "*", count=1000)]
+        for start in range(0, len(keys), 1000):
+            await redis.delete(*keys[start : start + 1000])
+    return len(keys)

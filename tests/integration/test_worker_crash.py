@@ -1,0 +1,192 @@
+"""Workers killed with SIGKILL at seeded moments: what they serve in the end is the day, every row counted once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.market.json_text import to_json
+from models.market.tick import Flag
+from streams.client.json_publisher import JsonPublisher
+from streams.days.day import Day
+from streams.days.replay import Pause, Replay
+from streams.days.served import disk_finals, redis_differences, served_digest, wait_served
+from streams.kafka.admin import ensure_topics
+from streams.kafka.clients import start_producer, stop_client
+from streams.kafka.instruments import InstrumentDirectory
+from streams.services.worker import WorkerProcess
+from streams.settings import Settings
+from streams.topics import JSON_TICKS
+from tests.conftest import WaitUntil
+from tests.workers import GOLDEN, committed, last_offsets, marks, on_disk, sample_day, wipe
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+N_KILLS = 3
+DEADLINE_S = 60.0
+SPEED = 150  # the sample day in 6 s: its frames meet a worker that is busy, dead or catching up
+
+Between = Callable[[int], None]
+
+
+class Assassin:
+    """Kills a worker and starts it again while its work goes on; each kill finds it with work it has not made durable.
+
+    Args:
+        between: called with the number of the kill while the worker is dead.
+    """
+
+    def __init__(self, worker: WorkerProcess, wait_until: WaitUntil, between: Between = lambda kill: None) -> None:
+        self.kills = 0
+        self._worker = worker
+        self._wait_until = wait_until
+        self._between = between
+        self._durable = -1
+        self._starting: asyncio.Task[float] | None = None
+
+    async def strike(self) -> None:
+        await self.back_at_work()
+        await self._wait_until(self._has_applied_more, DEADLINE_S, "work since the last start")
+        await self._worker.kill()
+        self._durable = sum(on_disk(self._worker.settings).values())
+        self._between(self.kills)
+        self.kills += 1
+        self._starting = asyncio.create_task(self._worker.start())
+
+    async def back_at_work(self) -> None:
+        if self._starting is not None:
+            await self._starting
+
+    async def _has_applied_more(self) -> bool:
+        return sum(mark.version for mark in await marks(self._worker.settings)) > self._durable
+
+
+@pytest.fixture(scope="module")
+def day() -> Day:
+    return sample_day()
+
+
+@pytest.fixture
+def crashing(settings: Settings) -> Settings:
+    """Small frames, so that a kill finds many of them on their way; a static member, so that a restart is quick."""
+    return replace(
+        settings,
+        worker=replace(settings.worker, instance_id="one", commit_interval_s=0.5),
+        publisher=replace(settings.publisher, frame_ticks=64),
+    )
+
+
+def moments(seed: int, n: int) -> list[int]:
+    """Where the kills fall: seeded, one in each of the first three fifths of `n`."""
+    fifth = n // 5
+    return [fifth * k + random.Random(seed + k).randrange(fifth // 2, fifth) for k in range(N_KILLS)]
+
+
+async def replayed(
+    settings: Settings, day: Day, log: Path, wait_until: WaitUntil, *, seed: int, between: Between = lambda kill: None
+) -> Settings:
+    """Replay the day through a worker that is killed on the way; settings of the run, all of it served."""
+    struck: list[int] = []
+
+    async def strike(pause: Pause) -> None:
+        await assassin.strike()
+        struck.append(pause.seq)
+
+    replay = Replay([day], settings, speed=SPEED, pause_at=moments(seed, day.rows), on_pause=strike)
+    run = replay.settings
+    await ensure_topics(run)
+    async with WorkerProcess(run, log) as worker:
+        assassin = Assassin(worker, wait_until, between)
+        report = await replay.run()
+        await assassin.back_at_work()
+        await wait_served(run, report.offsets, DEADLINE_S)
+    assert assassin.kills == N_KILLS
+    assert report.frames > 500, "the frames are small"
+    print(f"killed after rows {struck} of {report.rows}, {report.frames} frames")
+    return run
+
+
+async def is_the_day(run: Settings) -> None:
+    ends = disk_finals(run)
+    assert sum(end.rows for end in ends) == GOLDEN["rows"]
+    assert served_digest(run) == GOLDEN["digest"]
+    assert await redis_differences(run, ends) == []
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+async def test_a_worker_killed_three_times_serves_the_day(
+    crashing: Settings, day: Day, tmp_path: Path, wait_until: WaitUntil, seed: int
+) -> None:
+    await is_the_day(await replayed(crashing, day, tmp_path / "log", wait_until, seed=seed))
+
+
+async def test_a_worker_that_also_lost_its_disk_serves_the_day(
+    crashing: Settings, day: Day, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    def lose_the_disk(kill: int) -> None:
+        if kill == 1:
+            wipe(crashing)
+
+    await is_the_day(await replayed(crashing, day, tmp_path / "log", wait_until, seed=13, between=lose_the_disk))
+
+
+async def test_a_worker_without_a_name_of_its_own_is_replaced_when_its_session_ends(
+    crashing: Settings, day: Day, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    nameless = replace(crashing, worker=replace(crashing.worker, instance_id="", session_timeout_s=2.0))
+    await is_the_day(await replayed(nameless, day, tmp_path / "log", wait_until, seed=14))
+
+
+async def test_json_ticks_are_counted_once_by_a_gateway_that_is_killed(
+    crashing: Settings, day: Day, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    chunks = [chunk.tolist() for chunk in np.array_split(np.array(list(json_lines(day)), object), 60)]
+    strikes = {moment // 100 for moment in moments(15, 100 * len(chunks))}
+    await define(crashing, day)
+    async with WorkerProcess(crashing, tmp_path / "log") as worker, JsonPublisher(crashing) as publisher:
+        assassin = Assassin(worker, wait_until)
+        for number, chunk in enumerate(chunks):
+            await publisher.publish(chunk)
+            if number in strikes:
+                await assassin.strike()
+        await assassin.back_at_work()
+        await all_counted(crashing, wait_until)
+        assert assassin.kills == N_KILLS
+        repeated = sum((await last_offsets(crashing)).values())
+        print(f"{sum(map(len, chunks))} JSON ticks became {repeated + 4} frames")
+    await is_the_day(crashing)
+
+
+def json_lines(day: Day) -> Iterator[bytes]:
+    """Each event of the day as the JSON tick that a collector would have sent."""
+    instruments = day.instruments
+    for ticks in day.batches():
+        ends = np.flatnonzero(ticks["flags"] & Flag.LAST) + 1
+        for event in np.split(ticks, ends[:-1]):
+            yield to_json(event, instruments[int(event["instrument_id"][0])])
+
+
+async def define(settings: Settings, day: Day) -> None:
+    await ensure_topics(settings)
+    producer = await start_producer(settings.kafka)
+    try:
+        async with InstrumentDirectory(settings, producer=producer) as directory:
+            await directory.define(day.instruments)
+    finally:
+        await stop_client(producer)
+
+
+async def all_counted(settings: Settings, wait_until: WaitUntil) -> None:
+    """Until every JSON tick in the log is committed, and then every frame that they became is durable."""
+
+    async def packed() -> bool:
+        return await committed(settings, JSON_TICKS) == await last_offsets(settings, JSON_TICKS)
+
+    await wait_until(packed, DEADLINE_S, "the commit of every JSON tick")
+    await wait_served(settings, await last_offsets(settings), DEADLINE_S)

@@ -1,0 +1,123 @@
+"""What tests ask of worker processes: how far they are, what their disk and Redis hold, what Kafka has committed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import aclosing
+from pathlib import Path
+from typing import cast
+
+import aiohttp
+from aiokafka.admin import AIOKafkaAdminClient
+
+from models.cache.keys import Space, mark_key, parse_key, redis_key
+from models.cache.mark import Mark, unpack_mark
+from models.cache.version import offset_of
+from models.market.digest import InstrumentFinal, digest
+from models.market.final import finals
+from streams.cache.connect import connect_redis
+from streams.cache.rocks import applied_on_disk, read_partition
+from streams.days.day import Day
+from streams.kafka.admin import describe_topics, topic_offsets
+from streams.settings import Settings
+from streams.topics import FRAMES
+
+REPLAY_DATA = Path(__file__).parents[1] / "replay_data"
+GOLDEN = json.loads((REPLAY_DATA / "sample-day.golden.json").read_text())
+
+
+def sample_day() -> Day:
+    return Day.open(REPLAY_DATA / "sample-day")
+
+
+async def marks(settings: Settings, space: Space = Space.MARKET) -> list[Mark]:
+    """Redis' mark of each partition."""
+    prefix, numbers = settings.topics.prefix, range(settings.kafka.partitions)
+    async with aclosing(connect_redis(settings.redis)) as redis:
+        return [unpack_mark(data) for data in await redis.mget([mark_key(prefix, space, n) for n in numbers])]
+
+
+def on_disk(settings: Settings) -> dict[int, int]:
+    """Newest offset of the frames that the last barrier made durable, by partition; -1 = none."""
+    applied = {number: applied_on_disk(settings, number) for number in range(settings.kafka.partitions)}
+    return {number: offset_of(version) if version >= 0 else -1 for number, version in applied.items()}
+
+
+def merged_finals(*workers: Settings) -> list[InstrumentFinal]:
+    """Every instrument as the disk that is furthest has it: of partitions that moved, others hold older pages."""
+    numbers = range(workers[0].kafka.partitions)
+    owners = [max(workers, key=lambda worker: applied_on_disk(worker, number)) for number in numbers]
+    return [
+        final
+        for number, owner in zip(numbers, owners, strict=True)
+        for final in finals(read_partition(owner, number).market)
+    ]
+
+
+def merged_digest(*workers: Settings) -> str:
+    return digest(merged_finals(*workers))
+
+
+def reached(workers: Iterable[Settings], offsets: dict[int, int]) -> Callable[[], bool]:
+    """A condition: disks hold every frame up to these offsets, each partition on one of them."""
+    folders = list(workers)
+
+    def there() -> bool:
+        disks = [on_disk(worker) for worker in folders]
+        return all(max(disk[number] for disk in disks) >= offset for number, offset in offsets.items())
+
+    return there
+
+
+async def last_offsets(settings: Settings, topic: str = FRAMES) -> dict[int, int]:
+    """Offset of the newest record in each partition, -1 = none."""
+    name = settings.topics.prefix + topic
+    states = await describe_topics(settings, [name])
+    ends = (await topic_offsets(settings, states.values()))[name]
+    return {number: end - 1 for number, (_, end) in enumerate(ends)}
+
+
+async def committed(settings: Settings, topic: str = FRAMES) -> dict[int, int]:
+    """Newest offset that the workers' group has committed in each partition, -1 = none."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap)
+    await admin.start()
+    try:
+        found = await admin.list_consumer_group_offsets(settings.topics.prefix + settings.worker.id)
+    finally:
+        await admin.close()
+    name = settings.topics.prefix + topic
+    own = {tp.partition: int(at.offset) - 1 for tp, at in found.items() if tp.topic == name}
+    return dict.fromkeys(range(settings.kafka.partitions), -1) | own
+
+
+async def in_redis(settings: Settings, key: str) -> bytes | None:
+    """The bytes of a key that is no book."""
+    parsed = parse_key(key)
+    name = redis_key(settings.topics.prefix, parsed, parsed.partition(settings.kafka.partitions))
+    async with aclosing(connect_redis(settings.redis)) as redis:
+        return cast(bytes | None, await redis.get(name))
+
+
+def wipe(settings: Settings) -> None:
+    """Lose the worker's disk."""
+    shutil.rmtree(settings.worker.data_dir)
+
+
+async def ask(settings: Settings, path: str) -> tuple[int, str]:
+    """Status and text of the worker's port."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{settings.worker.port}{path}") as answer,
+    ):
+        return answer.status, await answer.text()
+
+
+async def metric(settings: Settings, name: str) -> float:
+    """One metric of the worker, summed over its labels; histograms by `..._sum` or `..._count`."""
+    _, text = await ask(settings, "/metrics")
+    lines = [line for line in text.splitlines() if line.partition("{")[0].partition(" ")[0] == name]
+    if not lines:
+        raise KeyError(name)
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
