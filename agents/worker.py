@@ -24,7 +24,7 @@ from streams.cache.connect import connect_redis
 from streams.cache.redis import PartitionWriter
 from streams.clock import now_ns
 from streams.kafka.admin import ensure_topics, topic_ids
-from streams.kafka.app import page_table, worker_app
+from streams.kafka.app import claim_store, discard_foreign_store, page_table, worker_app
 from streams.kafka.clients import start_consumer, start_producer, stop_client
 from streams.kafka.deadletter import DeadLetters
 from streams.kafka.instruments import InstrumentDirectory
@@ -100,6 +100,7 @@ class Worker:
         self.table.on_recover(self._recovered)
         self.app.on_partitions_revoked.connect(self._revoked)
         self.app.finalize()
+        discard_foreign_store(self.app, await self._changelog_id())
         await compiling
         await self.app.start()
         self._tasks = [asyncio.create_task(self._heartbeats()), asyncio.create_task(self._watch_app())]
@@ -193,12 +194,17 @@ class Worker:
         name = self.table.changelog_topic_name
         numbers = sorted(tp.partition for tp in self.app.assignor.assigned_actives() if tp.topic == name)
         try:
+            claim_store(self.app, await self._changelog_id() or "")
             await self.ownership.assign(numbers)
         except Exception as exc:
             self._fail(exc)
             raise
         metrics.PARTITIONS.set(len(numbers))
         self.ready = True
+
+    async def _changelog_id(self) -> str | None:
+        name = self.table.changelog_topic_name
+        return (await topic_ids(self.settings, [name]))[name]
 
     async def _revoked(self, app: Any, revoked: set[TP], **_: Any) -> None:
         self.ready = False

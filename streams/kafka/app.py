@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from pathlib import Path
 
 import faust
 
 from streams.kafka.table import PageTable
+from streams.log import event
 from streams.settings import Settings
 from streams.topics import MAX_RECORD_BYTES
+
+log = logging.getLogger(__name__)
 
 COMMIT_EVERY = 10**9  # records: only time decides when a barrier comes
 
@@ -40,6 +45,29 @@ def worker_app(settings: Settings) -> faust.App:
         broker_request_timeout=90.0,
         producer_max_request_size=MAX_RECORD_BYTES,
     )
+
+
+def discard_foreign_store(app: faust.App, changelog_id: str | None) -> None:
+    """Remove RocksDB folders that another changelog filled: their offsets mean nothing here (rule 6).
+
+    The folder's file `changelog` says whose it is. A folder without one is removed too: recovery from the changelog is
+    always right.
+    """
+    tables, owner = Path(app.conf.tabledir), _owner_file(app)
+    if tables.exists() and (not owner.exists() or owner.read_text() != changelog_id):
+        event(
+            log, "store_discarded", level=logging.WARNING, folder=str(tables), reason="it belongs to another changelog"
+        )
+        shutil.rmtree(tables)
+
+
+def claim_store(app: faust.App, changelog_id: str) -> None:
+    """Say whose the folder is; once recovery has opened it and before anything is committed."""
+    _owner_file(app).write_text(changelog_id)
+
+
+def _owner_file(app: faust.App) -> Path:
+    return Path(app.conf.tabledir) / "changelog"
 
 
 def page_table(app: faust.App, settings: Settings) -> PageTable:
