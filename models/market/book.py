@@ -130,6 +130,10 @@ class BookPool:
         """Copies of all bids and all asks."""
         return self._chunks.side(2 * slot), self._chunks.side(2 * slot + 1)
 
+    def version(self, slot: int) -> int:
+        """Newest version whose rows a book has, or as of which it was emptied; -1 = none."""
+        return int(self._chunks.pool.books["version"][slot])
+
     def header(self, slot: int) -> BookHeader:
         pool = self._chunks.pool
         bids, asks = self._chunks.ids(2 * slot), self._chunks.ids(2 * slot + 1)

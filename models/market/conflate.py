@@ -38,10 +38,9 @@ class Rows:
         self.plane_of = np.full(N_ROW_FACETS, -1, np.int8)
         self.facet_of: list[int] = []
         self.rows = np.zeros((0, self.capacity, N_COLUMNS), np.int64)
-        self.page_version = np.zeros(
-            (0, 1), np.int64
-        )  # source version that each page held when it was last loaded or taken
-        self.dirty = np.zeros((0, 1), np.bool_)  # pages changed since the last barrier
+        # By plane and page: source version as of which it was loaded or flushed; whether it changed since.
+        self.page_version = np.zeros((0, 1), np.int64)
+        self.dirty = np.zeros((0, 1), np.bool_)
         self.mask = np.zeros(self.capacity, np.uint64)  # facets touched in this round, bit = facet number
         self.touched = np.zeros(self.capacity, np.int32)
         self.n_touched = 0
@@ -75,8 +74,8 @@ class Rows:
         self.ensure(self.capacity, int(_facet_bits(words)))
         books.reserve(len(words))
         self.n_touched, books.n, counted = _apply(
-            words, slot_of, version, after, self.rows, self.plane_of, self.page_version, self.dirty, self.mask,
-            self.touched, self.n_touched, books.words, books.slots, books.versions, books.n,
+            words, slot_of, version, np.uint64(after), self.rows, self.plane_of, self.page_version, self.dirty,
+            self.mask, self.touched, self.n_touched, books.words, books.slots, books.versions, books.n,
         )  # fmt: skip
         return int(counted)
 
@@ -87,12 +86,13 @@ class Rows:
             self.n_touched += 1
         self.mask[slot] |= np.uint64(1 << facet)
 
-    def clear_slot(self, slot: int) -> None:
-        """Forget an instrument's rows; they become absent and dirty."""
+    def clear_slot(self, slot: int, version: int) -> None:
+        """Forget an instrument's rows as of a version; they become absent and dirty, but for pages that are as new."""
+        page = slot // PAGE_SLOTS
         for plane, facet in enumerate(self.facet_of):
-            if self.rows[plane, slot, _N]:
+            if self.rows[plane, slot, _N] and self.page_version[plane, page] < version:
                 self.rows[plane, slot] = 0
-                self.dirty[plane, slot // PAGE_SLOTS] = True
+                self.dirty[plane, page] = True
                 self.touch(slot, facet)
 
     def take_touched(self) -> tuple[NDArray[np.int32], NDArray[np.uint64]]:
@@ -162,7 +162,7 @@ def _apply(  # type: ignore[no-untyped-def]
     counted = 0
     for i in range(words.shape[0]):
         instrument = np.int32(words[i, 7] & 0xFFFFFFFF)
-        if instrument < 0 or words[i, 2] <= after:
+        if instrument < 0 or np.uint64(words[i, 2]) <= after:
             continue
         slot = slot_of[instrument]
         if slot < 0:

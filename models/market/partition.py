@@ -125,8 +125,6 @@ class MarketPartition:
         last = source.position if source else 0
         if header.last_position <= last:
             return 0
-        if header.dense and header.prev_position > last:
-            gaps.append(PositionGap(header.source, last, header.prev_position))
         if len(self._buffer) < header.n_ticks:
             self._buffer = np.empty(2 * header.n_ticks, TICK)
         ticks = self._buffer[: header.n_ticks]
@@ -134,16 +132,22 @@ class MarketPartition:
         words = ticks.view(np.int64).reshape(-1, 8)
         if words[0, 7] & 0xFFFFFFFF == 0xFFFFFFFF:
             self._control(ticks, slot_of, frame.version)
+        if header.dense and header.prev_position > last:
+            gaps.append(PositionGap(header.source, last, header.prev_position))
         counted = self.rows.apply(words, slot_of, version=frame.version, after=last, books=self._book_rows)
         self.sources[header.source] = SourcePosition(header.last_position, frame.append_ms)
         return counted
 
     def _control(self, ticks: NDArray[np.void], slot_of: NDArray[np.int32], version: int) -> None:
         """A run starts: forget what earlier runs left of the instruments that the frame lists (rule 16)."""
-        if ((ticks["kind"] == Kind.CONTROL) & (ticks["action"] == Action.CLEAR)).any():
-            for slot in slot_of.tolist():
-                self.rows.clear_slot(slot)
-                self.rows.touch(slot, facets.BOOK)
+        if ticks[0]["kind"] != Kind.CONTROL or ticks[0]["action"] != Action.CLEAR:
+            return
+        if len(ticks) > 1:
+            raise TickRefused("bad_frame", "the row that starts a run does not travel alone")
+        for slot in slot_of.tolist():
+            self.rows.clear_slot(slot, version)
+            self.rows.touch(slot, facets.BOOK)
+            if self.books.version(slot) < version:  # else its page was written after this frame: it holds newer rows
                 self.books.forget(slot, version)
 
     def flush(self) -> tuple[list[list[Record]], dict[int, SourcePosition]]:
@@ -152,16 +156,17 @@ class MarketPartition:
         One synchronous step: pages and positions fit each other. The caller makes them durable or stops.
         """
         groups: list[list[Record]] = []
-        for page in range(self._saved_slots // PAGE_SLOTS, -(-len(self.slots) // PAGE_SLOTS)):
-            if page * PAGE_SLOTS + PAGE_SLOTS > self._saved_slots < len(self.slots):
+        if self._saved_slots < len(self.slots):
+            for page in range(self._saved_slots // PAGE_SLOTS, -(-len(self.slots) // PAGE_SLOTS)):
                 named = self.slots.instruments[page * PAGE_SLOTS : (page + 1) * PAGE_SLOTS]
                 groups.append([(pages.slots_key(page), pages.encode_slots(named))])
-        self._saved_slots = len(self.slots)
+            self._saved_slots = len(self.slots)
         rows = self.rows
         for plane, page in np.argwhere(rows.dirty).tolist():
-            body = pages.encode_rows(self.applied, rows.rows[plane, page * PAGE_SLOTS : (page + 1) * PAGE_SLOTS])
+            # A page that a crash left ahead of the control page stays ahead while the frames between are seen again.
+            version = rows.page_version[plane, page] = max(self.applied, int(rows.page_version[plane, page]))
+            body = pages.encode_rows(version, rows.rows[plane, page * PAGE_SLOTS : (page + 1) * PAGE_SLOTS])
             groups.append([(pages.rows_key(rows.facet_of[plane], page), body)])
-            rows.page_version[plane, page] = self.applied
         rows.dirty[:] = False
         changes = self.books.dirty(Consumer.BARRIER)
         for change in changes:
