@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
-from models.errors import PublishFailed
 from models.market.instruments import instrument_hash
 from models.market.json_tick import MAX_ROWS, parse_batch
 from streams import metrics
 from streams.clock import now_ns
+from streams.kafka.clients import Outgoing, send_acknowledged
 from streams.kafka.deadletter import DeadLetter, DeadLetters, letter_of
 from streams.kafka.frames import FramePacker
 from streams.kafka.instruments import InstrumentDirectory
@@ -46,12 +43,13 @@ class GatewayAgent:
         self._dead = dead
         self._producer = producer
         self._topic_id = topic_id
+        self._topic = settings.topics.prefix + FRAMES
         self._packers: dict[int, FramePacker] = {}
 
     async def process(self, round_: Round) -> None:
         """Parse -> definitions acknowledged -> frames acknowledged -> refusals acknowledged -> processed."""
         letters: list[DeadLetter] = []
-        frames: list[tuple[int, bytes]] = []
+        frames: list[Outgoing] = []
         for number, records in round_.records.items():
             batch = parse_batch(
                 [record.value or b"" for record in records],
@@ -62,10 +60,10 @@ class GatewayAgent:
             )
             letters += [letter_of(records[r.record], r.reason, r.detail) for r in batch.refused]
             packed = self._packer(number).pack(batch.ticks, sent_ns=now_ns())
-            frames += [(frame.partition, frame.data) for frame in packed]
+            frames += [Outgoing(self._topic, frame.partition, frame.data) for frame in packed]
             metrics.JSON_RECORDS.inc(len(records))
         await self._directory.acknowledge()
-        await self._send(frames)
+        await send_acknowledged(self._producer, frames, deadline_s=self._settings.kafka.request_timeout_s)
         if letters:
             await self._dead.put(letters)
         for number, records in round_.records.items():
@@ -78,15 +76,3 @@ class GatewayAgent:
                 self._directory.registry, source=source, n_partitions=self._settings.kafka.partitions
             )
         return self._packers[number]
-
-    async def _send(self, frames: list[tuple[int, bytes]]) -> None:
-        topic, deadline_s = self._settings.topics.prefix + FRAMES, self._settings.kafka.request_timeout_s
-        try:
-            async with asyncio.timeout(deadline_s):
-                acks = [await self._producer.send(topic, data, partition=partition) for partition, data in frames]
-                await asyncio.gather(*acks)
-        except (TimeoutError, KafkaError) as exc:
-            raise PublishFailed(
-                f"{topic} did not acknowledge {len(frames)} frames within {deadline_s} s ({type(exc).__name__}): "
-                "the JSON ticks stay uncommitted; check the broker"
-            ) from exc

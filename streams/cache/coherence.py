@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
 from models.cache.invalidation import Invalidation, RecordType, Source, encode
 from models.cache.keys import Space
-from models.errors import OwnerFenced, PublishFailed, ServiceUnavailable
+from models.errors import OwnerFenced, ServiceUnavailable
 from models.market import pages
 from streams import metrics
 from streams.cache.redis import Answer, PartitionWriter
 from streams.cache.steps import Step, entry_rewrite, market_rewrite
 from streams.clock import now_ns
+from streams.kafka.clients import Outgoing, send_acknowledged
 from streams.kafka.owned import OwnedPartition
 from streams.kafka.table import PageTable
 from streams.log import event
@@ -166,18 +165,8 @@ class Coherence:
         self._retry_at = time.monotonic() + RETRY_S
 
     async def _announce(self, records: Sequence[tuple[OwnedPartition, Space, Invalidation]]) -> None:
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                acks = [
-                    await self._producer.send(self._topic, encode(record), partition=owned.number)
-                    for owned, _, record in records
-                ]
-                await asyncio.gather(*acks)
-        except (TimeoutError, KafkaError) as exc:
-            raise PublishFailed(
-                f"{self._topic} did not acknowledge {len(records)} records within {self._deadline_s} s "
-                f"({type(exc).__name__}): check the broker"
-            ) from exc
+        outgoing = [Outgoing(self._topic, owned.number, encode(record)) for owned, _, record in records]
+        await send_acknowledged(self._producer, outgoing, deadline_s=self._deadline_s)
 
 
 def _changes(step: Step) -> Invalidation:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Self
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
-from models.errors import PublishFailed
 from models.market.instruments import partition_of
-from streams.kafka.clients import partition_count, start_producer, stop_client
+from streams.kafka.clients import Outgoing, partition_count, send_acknowledged, start_producer, stop_client
 from streams.kafka.deadletter import tick_key
 from streams.settings import Settings
 from streams.topics import JSON_TICKS
@@ -48,17 +45,10 @@ class JsonPublisher:
         Raises:
             PublishFailed: not acknowledged within `publisher.delivery_timeout_s`.
         """
-        timeout_s = self._settings.publisher.delivery_timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                acks = []
-                for line in lines:
-                    key = tick_key(line)
-                    partition = partition_of(key or b"", self._n_partitions)
-                    acks.append(await self._producer.send(self._topic, line, key=key, partition=partition))
-                await asyncio.gather(*acks)
-        except (KafkaError, TimeoutError) as exc:
-            raise PublishFailed(
-                f"{len(lines)} JSON ticks to {self._topic} at {self._settings.kafka.bootstrap} were not all "
-                f"acknowledged within {timeout_s:g} s ({type(exc).__name__}): check the broker, then send them again"
-            ) from exc
+        keys = [tick_key(line) for line in lines]
+        records = [
+            Outgoing(self._topic, partition_of(key or b"", self._n_partitions), line, key)
+            for key, line in zip(keys, lines, strict=True)
+        ]
+        deadline_s = self._settings.publisher.delivery_timeout_s
+        await send_acknowledged(self._producer, records, deadline_s=deadline_s, then="then send the ticks again")

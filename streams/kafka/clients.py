@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from models.errors import ServiceUnavailable
+from models.errors import PublishFailed, ServiceUnavailable
 from streams.kafka.admin import unavailable
 from streams.kafka.compression import use_fast_lz4
 from streams.settings import KafkaSettings
@@ -68,6 +69,42 @@ async def partition_count(producer: AIOKafkaProducer, kafka: KafkaSettings, topi
         return len(await asyncio.wait_for(producer.partitions_for(topic), kafka.connect_timeout_s))
     except (KafkaError, TimeoutError) as exc:
         raise no_such_topic(kafka, topic) from exc
+
+
+class Outgoing(NamedTuple):
+    """A record to send."""
+
+    topic: str
+    partition: int
+    value: bytes | None
+    key: bytes | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+async def send_acknowledged(
+    producer: AIOKafkaProducer, records: Sequence[Outgoing], *, deadline_s: float, then: str = "then try again"
+) -> None:
+    """Send records in order and wait until Kafka has all of them.
+
+    Args:
+        then: what to do once the broker is well, for the message.
+
+    Raises:
+        PublishFailed: not all of them were acknowledged within `deadline_s`.
+    """
+    try:
+        async with asyncio.timeout(deadline_s):
+            acks = [
+                await producer.send(r.topic, r.value, key=r.key, partition=r.partition, headers=list(r.headers))
+                for r in records
+            ]
+            await asyncio.gather(*acks)
+    except (KafkaError, TimeoutError, AssertionError) as exc:  # aiokafka asserts that the partition exists
+        topics = ", ".join(sorted({record.topic for record in records}))
+        raise PublishFailed(
+            f"{len(records)} records to {topics} were not all acknowledged within {deadline_s:g} s "
+            f"({type(exc).__name__}): check the broker, {then}"
+        ) from exc
 
 
 async def stop_client(client: AIOKafkaProducer | AIOKafkaConsumer, timeout_s: float = _STOP_S) -> None:

@@ -18,11 +18,11 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from models.errors import DeadlineExceeded, PublishFailed, ServiceUnavailable
+from models.errors import DeadlineExceeded, ServiceUnavailable
 from models.market.instruments import partition_of
 from streams import metrics
 from streams.clock import now_ns
-from streams.kafka.clients import start_consumer, start_producer, stop_client
+from streams.kafka.clients import Outgoing, send_acknowledged, start_consumer, start_producer, stop_client
 from streams.settings import Settings
 from streams.topics import DEAD, JSON_TICKS, WRITES
 
@@ -34,7 +34,6 @@ _POLL_MS = 200
 _LISTED_BYTES = 4096
 
 Headers = list[tuple[str, bytes]]
-_Record = tuple[str, int, bytes | None, bytes, Headers]  # topic, partition, key, value, headers
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class DeadLetters:
             PublishFailed: not acknowledged within `publisher.delivery_timeout_s`.
         """
         waiting = list(letters)
-        await self._send([(self._topic, 0, None, letter.value, letter.headers()) for letter in waiting])
+        await self._send([Outgoing(self._topic, 0, letter.value, headers=letter.headers()) for letter in waiting])
         for letter in waiting:
             metrics.DEAD.labels(letter.reason).inc()
 
@@ -172,13 +171,14 @@ class DeadLetters:
         return Resubmission(sent, unfit)
 
     async def _resubmit_step(self, letters: list[DeadLetter]) -> int:
-        back: list[_Record] = []
-        marks: list[_Record] = []
+        back: list[Outgoing] = []
+        marks: list[Outgoing] = []
         for letter in letters:
             if destination := self._destination(letter):
-                back.append((*destination, letter.value, []))
+                topic, partition, key = destination
+                back.append(Outgoing(topic, partition, letter.value, key))
                 headers = [("reason", RESUBMITTED.encode()), ("letter", b"%d" % letter.letter)]
-                marks.append((self._topic, 0, None, b"", headers))
+                marks.append(Outgoing(self._topic, 0, b"", headers=headers))
         await self._send(back)
         await self._send(marks)
         return len(back)
@@ -218,24 +218,12 @@ class DeadLetters:
         finally:
             await stop_client(consumer)
 
-    async def _send(self, records: list[_Record]) -> None:
+    async def _send(self, records: list[Outgoing]) -> None:
         if not records:
             return
-        timeout_s = self._settings.publisher.delivery_timeout_s
         if self._producer is None:
             self._producer = await start_producer(self._settings.kafka)
-        try:
-            async with asyncio.timeout(timeout_s):
-                acks = [
-                    await self._producer.send(topic, value, key=key, partition=partition, headers=headers)
-                    for topic, partition, key, value, headers in records
-                ]
-                await asyncio.gather(*acks)
-        except (KafkaError, TimeoutError, AssertionError) as exc:
-            raise PublishFailed(
-                f"{len(records)} records to {records[0][0]} at {self._settings.kafka.bootstrap} were not acknowledged "
-                f"within {timeout_s} s ({type(exc).__name__}): check the broker and the topic, then try again"
-            ) from exc
+        await send_acknowledged(self._producer, records, deadline_s=self._settings.publisher.delivery_timeout_s)
 
 
 def tick_key(line: bytes) -> bytes | None:

@@ -10,10 +10,10 @@ from typing import Self
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from models.errors import DeadlineExceeded, InstrumentConflict, InvalidInstrument, PublishFailed, ServiceUnavailable
+from models.errors import DeadlineExceeded, InstrumentConflict, InvalidInstrument, ServiceUnavailable
 from models.market.instruments import Instrument, decode_definition, encode_definition
 from models.market.registry import InstrumentRegistry
-from streams.kafka.clients import start_consumer, start_producer, stop_client
+from streams.kafka.clients import Outgoing, send_acknowledged, start_consumer, start_producer, stop_client
 from streams.log import event
 from streams.settings import Settings
 from streams.topics import INSTRUMENTS
@@ -165,18 +165,8 @@ class InstrumentDirectory:
         kafka, timeout_s = self._settings.kafka, self._settings.publisher.delivery_timeout_s
         if self._producer is None:
             self._producer = await start_producer(kafka)
-        try:
-            async with asyncio.timeout(timeout_s):
-                acks = [
-                    await self._producer.send(self._topic, encode_definition(i), key=i.text.encode(), partition=0)
-                    for i in instruments
-                ]
-                await asyncio.gather(*acks)
-        except (KafkaError, TimeoutError) as exc:
-            raise PublishFailed(
-                f"{len(instruments)} instrument definitions to {self._topic} partition 0 at {kafka.bootstrap} were not "
-                f"acknowledged within {timeout_s} s ({type(exc).__name__}): check the broker, then publish again"
-            ) from exc
+        records = [Outgoing(self._topic, 0, encode_definition(i), i.text.encode()) for i in instruments]
+        await send_acknowledged(self._producer, records, deadline_s=timeout_s, then="then publish again")
 
 
 def _same_exponents(a: Instrument, b: Instrument) -> bool:

@@ -18,7 +18,6 @@ from models.errors import ServiceSetupError
 
 _MAVEN_TIMEOUT_S = 600
 _ADVICE = "check the network (Maven Central must be reachable) and try again"
-_NAMESPACE = {"m": "http://maven.apache.org/POM/4.0.0"}
 
 
 def broker_file(name: str) -> Path:
@@ -120,6 +119,6 @@ def _fetch_with_jgo(pom: Path, target: Path) -> None:
 
 def pinned(pom: Path) -> list[str]:
     """`group:artifact:version` of each dependency the pom names."""
-    dependencies = ElementTree.parse(pom).iterfind("m:dependencies/m:dependency", _NAMESPACE)
+    dependencies = ElementTree.parse(pom).iterfind("dependencies/dependency")
     fields = ("groupId", "artifactId", "version")
-    return [":".join(d.findtext(f"m:{field}", "", _NAMESPACE) for field in fields) for d in dependencies]
+    return [":".join(d.findtext(field, "") for field in fields) for d in dependencies]
