@@ -156,6 +156,15 @@ def entries_of(worker: CrashingWorker) -> dict[bytes, bytes]:
     return {key: value for key, value in worker.changelog.items() if key[:1] == pages.ENTRY}
 
 
+def chunks_at_rest(worker: CrashingWorker) -> set[tuple[int, ...]]:
+    return {pages.numbers(key) for key in worker.changelog if key[:1] == pages.CHUNK}
+
+
+def chunks_in_use(market: MarketPartition) -> set[tuple[int, ...]]:
+    headers = [market.books.header(slot) for slot in range(len(market.slots))]
+    return {(slot, int(c)) for slot, header in enumerate(headers) for c in (*header.bids, *header.asks)}
+
+
 def logs(seed: int) -> dict[str, Any]:
     return {"frames": log_of(seed, n_frames=50, gaps=True), "writes": writes_of(seed, 50)}
 
@@ -178,6 +187,8 @@ def differences(seed: int, **variant: Callable[..., Any]) -> list[str]:
             found.append("floors")
     if entries_of(crashing) != entries_of(calm):
         found.append("entries")
+    if chunks_at_rest(crashing) != chunks_in_use(crashing.owned.market):
+        found.append("chunks that no book has")
     return found
 
 
