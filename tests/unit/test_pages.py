@@ -1,0 +1,108 @@
+"""Pages at rest: keys in the order of their numbers, golden bytes, what is refused.
+
+`MARKETPRISM_WRITE_GOLDEN=1` writes the golden bytes anew.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from models.errors import CorruptPage
+from models.market import pages
+from models.market.facets import N_COLUMNS
+from models.market.instruments import Instrument
+from models.market.pages import ControlPage, SourcePosition
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+WRITE_GOLDEN = "MARKETPRISM_WRITE_GOLDEN"  # set it to 1 to write the golden bytes anew, then read the diff
+
+ROWS = np.arange(64 * N_COLUMNS).reshape(64, N_COLUMNS) * 10**12 - 10**14
+SLOTS = [
+    Instrument("binance", "spot", "BTC-USDT", price_exp=-2, size_exp=-8, tick="0.01"),
+    Instrument("okx", "options", "BTC-USD-260101-4.5-C", implicit=True),
+]
+CONTROL = ControlPage(
+    frames_version=1 << 48 | 5,
+    writes_version=-1,
+    sources={2**64 - 1: SourcePosition(2**64 - 1, 1_760_000_000_000), 7: SourcePosition(0, 0)},
+    floors={"*": 3, "n:app": 4, "t:rot": 1 << 48},
+    topic_ids={"md.frames.v1": "b2NoLSBuZWluLCBuaWNodA"},
+    epoch=1,
+)
+BODIES = {
+    "rows": lambda: pages.encode_rows(1 << 48 | 7, ROWS),
+    "slots": lambda: pages.encode_slots(SLOTS),
+    "control": lambda: pages.encode_control(CONTROL),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_bytes_are_those_of_the_golden_file(name: str) -> None:
+    path = GOLDEN / f"pages_{name}.bin"
+    if os.environ.get(WRITE_GOLDEN) == "1":
+        path.write_bytes(BODIES[name]())
+    assert BODIES[name]() == path.read_bytes()
+
+
+def test_golden_bytes_are_read_as_what_was_written() -> None:
+    golden = {name: (GOLDEN / f"pages_{name}.bin").read_bytes() for name in BODIES}
+    version, rows = pages.decode_rows(golden["rows"])
+    assert (version, rows.tolist()) == (1 << 48 | 7, ROWS.tolist())
+    assert pages.decode_slots(golden["slots"]) == SLOTS
+    assert pages.decode_control(golden["control"]) == CONTROL
+
+
+def test_control_page_of_an_older_worker_that_named_no_topics_is_read() -> None:
+    old = msgspec.msgpack.encode({"frames_version": 5, "writes_version": 6, "sources": {1: [2, 3]}, "floors": {}})
+    assert pages.decode_control(old) == ControlPage(5, 6, {1: SourcePosition(2, 3)}, {})
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "numbers"),
+    [
+        (pages.slots_key(1), "53 00000001", (1,)),
+        (pages.rows_key(14, 258), "52 0e 00000102", (14, 258)),
+        (pages.book_key(pages.BOOK, 77), "42 0000004d", (77,)),
+        (pages.book_key(pages.PENDING, 2**32 - 1), "50 ffffffff", (2**32 - 1,)),
+        (pages.chunk_key(3, 2**31), "4b 00000003 80000000", (3, 2**31)),
+    ],
+)
+def test_key_is_a_letter_and_big_endian_numbers(key: bytes, text: str, numbers: tuple[int, ...]) -> None:
+    assert key == bytes.fromhex(text)
+    assert pages.numbers(key) == numbers
+
+
+def test_keys_sort_as_their_numbers_do() -> None:
+    numbers = [0, 1, 63, 64, 255, 256, 65_535, 65_536, 2**31, 2**32 - 1]
+    for made in (
+        [pages.slots_key(n) for n in numbers],
+        [pages.rows_key(f, n) for f in (0, 9, 14) for n in numbers],
+        [pages.chunk_key(n, m) for n in numbers for m in numbers],
+    ):
+        assert made == sorted(made)
+
+
+def test_token_stands_before_every_body() -> None:
+    assert pages.with_token(258, b"body") == b"\x02\x01" + bytes(6) + b"body"
+    assert pages.split_token(pages.with_token(-1, b"")) == (-1, b"")
+    with pytest.raises(CorruptPage, match="7 bytes has no owner token"):
+        pages.split_token(bytes(7))
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data + b"\0", lambda data: b"\xc1" + data[1:]])
+@pytest.mark.parametrize("name", ["slots", "control"])
+def test_damaged_page_is_refused(name: str, damage: object) -> None:
+    decode = {"slots": pages.decode_slots, "control": pages.decode_control}[name]
+    with pytest.raises(CorruptPage, match="cannot be read"):
+        decode(damage(BODIES[name]()))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("size", [0, 7, 8, 8 + 8 * 64 * N_COLUMNS - 8, 8 + 8 * 64 * N_COLUMNS + 1])
+def test_row_page_of_another_length_is_refused(size: int) -> None:
+    with pytest.raises(CorruptPage, match=f"a row page has {size} bytes"):
+        pages.decode_rows(bytes(size))
