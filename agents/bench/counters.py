@@ -1,0 +1,83 @@
+"""A worker's own counters, as its port tells them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+
+from models.errors import ServiceUnavailable
+from streams.settings import Settings
+
+_TIMEOUT_S = 10
+
+
+@dataclass(frozen=True)
+class WorkerCounters:
+    """Counters of one instant, or the difference of two.
+
+    Attributes:
+        ticks: rows applied.
+        frames, rounds: that they came in.
+        gaps: jumps of dense sources.
+        rewrites: partitions written anew in Redis.
+        barriers: that made state durable.
+        changelog_records, changelog_bytes: sent by them, before compression.
+        invalidations: instruments named to readers.
+    """
+
+    ticks: int
+    frames: int
+    rounds: int
+    gaps: int
+    rewrites: int
+    barriers: int
+    changelog_records: int
+    changelog_bytes: int
+    invalidations: int
+
+    def since(self, before: Self) -> WorkerCounters:
+        names = WorkerCounters.__dataclass_fields__
+        return WorkerCounters(**{name: getattr(self, name) - getattr(before, name) for name in names})
+
+
+_SAMPLES = {
+    "ticks": "marketprism_market_ticks_total",
+    "frames": "marketprism_market_frames_total",
+    "rounds": "marketprism_round_seconds_count",
+    "gaps": "marketprism_market_gaps_total",
+    "rewrites": "marketprism_redis_rewrites_total",
+    "barriers": "marketprism_barrier_flushes_total",
+    "changelog_records": "marketprism_changelog_records_total",
+    "changelog_bytes": "marketprism_changelog_bytes_total",
+    "invalidations": "marketprism_cache_invalidations_total",
+}
+
+
+async def read_counters(settings: Settings) -> WorkerCounters:
+    """Counters of the worker with these settings.
+
+    Raises:
+        ServiceUnavailable: its port does not answer.
+    """
+    url = f"http://127.0.0.1:{settings.worker.port}/metrics"
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as session,
+            session.get(url) as answer,
+        ):
+            text = await answer.text()
+    except (aiohttp.ClientError, TimeoutError) as exc:
+        raise ServiceUnavailable(f"the worker at {url} does not answer: {exc}") from exc
+    return parse_counters(text)
+
+
+def parse_counters(text: str) -> WorkerCounters:
+    """Counters in Prometheus' text form, summed over labels; one that is not there is 0."""
+    totals: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+    return WorkerCounters(**{name: int(totals.get(sample, 0)) for name, sample in _SAMPLES.items()})

@@ -1,0 +1,37 @@
+"""`marketprism bench`: one scenario a module of `agents.bench`, imported only when it runs."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+# scenario -> help; its module has the click command `command`
+SCENARIOS = {
+    "worker": "CPU of the worker per tick, out of a full log.",
+}
+
+
+class _Scenarios(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(SCENARIOS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in SCENARIOS:
+            return None
+        command: click.Command = import_module(f"agents.bench.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Scenarios"):
+            formatter.write_dl(list(SCENARIOS.items()))
+
+
+@click.group(cls=_Scenarios, subcommand_metavar="NAME [OPTIONS]")
+def bench() -> None:
+    """Measure, several times over, on services of its own; each scenario checks that the work was done right.
+
+    \b
+    Example:
+      marketprism bench worker --runs 5 --json --out results
+    """
