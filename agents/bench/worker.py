@@ -112,7 +112,7 @@ class WorkerScenario:
         await wait_served(settings, log.sender.offsets, _SERVED_S)
         done = (await read_counters(settings)).since(before)
         used = cpu.read()
-        self._check_counters(done)
+        check_counters(done, self.ticks)
         ticks = self.ticks
         metrics = {
             "ticks_per_cpu_s": ticks / used["worker"],
@@ -129,14 +129,15 @@ class WorkerScenario:
             metrics["wire_bytes_per_tick"] = (new_bytes - old_bytes) / ticks
         return metrics
 
-    def _check_counters(self, done: WorkerCounters) -> None:
-        """Raises: MarketPrismError when this was not the work that was meant."""
-        if done.ticks != self.ticks:
-            raise MarketPrismError(f"the worker counted {done.ticks} ticks, {self.ticks} were sent")
-        if done.gaps:
-            raise MarketPrismError(f"the worker missed frames: {done.gaps} gaps")
-        if done.rewrites:
-            raise MarketPrismError(f"the worker lost Redis and rewrote {done.rewrites} partitions: measure again")
+
+def check_counters(done: WorkerCounters, ticks: int) -> None:
+    """Raises: MarketPrismError when what the worker did is not the work that was meant."""
+    if done.ticks != ticks:
+        raise MarketPrismError(f"the worker counted {done.ticks} ticks, {ticks} were sent")
+    if done.gaps:
+        raise MarketPrismError(f"the worker missed frames: {done.gaps} gaps")
+    if done.rewrites:
+        raise MarketPrismError(f"the worker lost Redis and rewrote {done.rewrites} partitions: measure again")
 
 
 async def check_served(settings: Settings, expected: list[InstrumentFinal]) -> None:

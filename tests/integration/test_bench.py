@@ -1,0 +1,93 @@
+"""The bench of the worker on real services: its figures are there, and a wrong run has none."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from click.testing import CliRunner
+
+from agents.bench.producer import tick_log
+from agents.bench.site import BenchSite
+from agents.bench.worker import UNITS, WorkerScenario, check_served
+from agents.cli.bench import bench
+from models.errors import MarketPrismError
+from models.perf.ticks import SeededTicks
+from streams.cache.connect import connect_redis
+from streams.days.served import wait_served
+from streams.kafka.admin import ensure_topics
+from streams.services.worker import WorkerProcess
+from streams.settings import Settings, environment_of
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+
+def test_bench_worker_prints_its_figures_as_json_and_writes_them(
+    make_settings: Callable[[Path], Settings], tmp_path: Path
+) -> None:
+    options = ["--instruments", "50", "--ticks", "20000", "--frame-ticks", "256", "--runs", "2", "--live-services"]
+    result = CliRunner().invoke(
+        bench,
+        ["worker", *options, "--json", "--out", str(tmp_path / "out")],
+        env=environment_of(make_settings(tmp_path)),
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["scenario"] == "worker"
+    assert report["runs"] == 2
+    assert report["parameters"] == {"instruments": 50, "ticks": 20_000, "frame_ticks": 256, "seed": 7}
+    assert {"cpu", "cores", "memory_bytes", "load", "python", "kafka", "redis", "libraries"} <= report["machine"].keys()
+    metrics = report["metrics"]
+    assert metrics.keys() <= UNITS.keys()
+    for name, metric in metrics.items():
+        assert metric["unit"] == UNITS[name]
+        assert 0 < metric["min"] <= metric["median"] <= metric["max"], name
+        assert len(metric["values"]) == 2
+    a_tick, a_second = metrics["cpu_us_per_tick"]["values"], metrics["ticks_per_cpu_s"]["values"]
+    assert [round(us * per_s / 1e6, 3) for us, per_s in zip(a_tick, a_second, strict=True)] == [1.0, 1.0]
+    assert metrics["worker_cpu_s"]["values"][0] == pytest.approx(a_tick[0] * 20_000 / 1e6, rel=1e-3)
+    assert 8 < metrics["frame_bytes_per_tick"]["median"] < 80
+    (written,) = (tmp_path / "out").iterdir()
+    assert json.loads(written.read_bytes()) == report
+
+
+async def test_a_run_leaves_no_topics_and_keys_behind(settings: Settings, tmp_path: Path) -> None:
+    class Named(WorkerScenario):
+        name = uuid.uuid4().hex  # on a shared site other benches may run
+
+    metrics = await Named(instruments=3, ticks=100, frame_ticks=4, seed=1).run(BenchSite(settings, tmp_path))
+    assert metrics["worker_cpu_s"] > 0
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap)
+    await admin.start()
+    try:
+        assert [name for name in await admin.list_topics() if Named.name in name] == []
+    finally:
+        await admin.close()
+    async with aclosing(connect_redis(settings.redis)) as redis:
+        assert [key async for key in redis.scan_iter(match=f"run.{Named.name}*", count=1000)] == []
+
+
+async def test_a_worker_that_serves_something_else_does_not_count(settings: Settings, tmp_path: Path) -> None:
+    await ensure_topics(settings)
+    async with tick_log(settings, SeededTicks(20), frame_ticks=64) as log:
+        async with WorkerProcess(settings, tmp_path / "worker.log"):
+            await log.send_opening()
+            await log.send(1_000)
+            await wait_served(settings, log.sender.offsets)
+        right = log.expected()
+        await check_served(settings, right)
+        first = right[0]
+        assert first.quote is not None
+        wrong = replace(first, quote=(first.quote[0] + 1, *first.quote[1:]))
+        with pytest.raises(MarketPrismError, match="RocksDB holds"):
+            await check_served(settings, [wrong, *right[1:]])
+        lost = replace(first, rows=first.rows + 1)
+        with pytest.raises(MarketPrismError, match="RocksDB holds"):
+            await check_served(settings, [lost, *right[1:]])
