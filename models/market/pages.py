@@ -130,5 +130,5 @@ def decode_control(body: bytes) -> ControlPage:
 def _decode(body: bytes, kind: type[T], what: str) -> T:
     try:
         return msgspec.msgpack.decode(body, type=kind)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise CorruptPage(f"{what} cannot be read: {exc}") from exc

@@ -83,7 +83,7 @@ def test_floor_covers_what_is_older_and_nothing_else(log: Log) -> None:
     log.offset = 9
     log("delete_tag", tag="red")  # 10
     assert covered("app:a", 9, ("blue", "red"))
-    assert not covered("app:a", 11, ("red",))
+    assert not covered("app:a", 10, ("red",))
     assert not covered("app:a", 9, ("blue",))
     log("clear", namespace="app")  # 11
     assert covered("app:a", 10, ())

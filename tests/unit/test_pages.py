@@ -94,7 +94,16 @@ def test_token_stands_before_every_body() -> None:
         pages.split_token(bytes(7))
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data + b"\0", lambda data: b"\xc1" + data[1:]])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-1],
+        lambda data: data + b"\0",
+        lambda data: b"\xc1" + data[1:],
+        lambda data: data.replace(b"spot", b"sp\xfft").replace(b"rot", b"r\xfft"),
+    ],
+    ids=["cut", "tail", "type", "utf8"],
+)
 @pytest.mark.parametrize("name", ["slots", "control"])
 def test_damaged_page_is_refused(name: str, damage: object) -> None:
     decode = {"slots": pages.decode_slots, "control": pages.decode_control}[name]
