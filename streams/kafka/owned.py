@@ -76,9 +76,11 @@ class OwnedPartition:
                 self.epoch, self.topic_ids = control.epoch, control.topic_ids
         self.announced = {space: self.applied(space) for space in Space}
 
-    def rewrite_pages(self) -> None:
-        """All pages are to be written again at the next barrier (rule 1)."""
+    def rewrite_pages(self, records: list[tuple[bytes, bytes]]) -> None:
+        """All pages are to be written again at the next barrier (rule 1); `records` are those that were loaded."""
         self.market.rewrite_pages()
+        stored = {key[1:].decode(): body for key, body in records if key.startswith(pages.ENTRY)}
+        self.entries.unsaved = {**stored, **self.entries.unsaved}
 
     def check_topics(self, topic_ids: dict[str, str], *, beyond_end: bool) -> bool:
         """Raise the epoch when a source topic was created anew (rule 6); positions of sources stay.

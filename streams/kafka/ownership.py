@@ -60,7 +60,8 @@ class Ownership:
             ends = await topic_offsets(self._settings, states.values())
             for number in numbers:
                 owned = OwnedPartition(number, self._settings.topics.prefix)
-                owned.load(list(self._table.pages(number)))
+                records = list(self._table.pages(number))
+                owned.load(records)
                 beyond_end = any(
                     owned.applied(space) >= 0 and offset_of(owned.applied(space)) >= ends[name][number][1]
                     for space, name in names.items()
@@ -71,7 +72,7 @@ class Ownership:
                     self._producer, number, self._owner, self._settings.kafka.request_timeout_s
                 )
                 if number in self._table.data.ignored:
-                    owned.rewrite_pages()
+                    owned.rewrite_pages(records)
                 await self._coherence.take_over(owned)
                 self.partitions[number] = owned
         event(

@@ -110,12 +110,13 @@ class CrashingWorker:
         self.n_crashes += 1
         found = [(key, pages.split_token(value)[1]) for key, value in sorted(self.changelog.items())]
         self.owned = OwnedPartition(0, "")
-        self.owned.load(self.read(found))
+        found = self.read(found)
+        self.owned.load(found)
         market = self.owned.market
         self.n_ahead += bool((market.rows.page_version > market.applied).any())
         self.n_waiting += any(market.books.pending_bytes(slot) for slot in range(len(market.slots)))
         if self.random.random() < 0.3:
-            self.owned.rewrite_pages()
+            self.owned.rewrite_pages(found)
         earlier = self.random.choice([0, 0, 1, 5])
         self.next_frame = max(self.owned.market.applied + 1 - earlier, 0)
         self.next_write = max(self.owned.entries.applied + 1 - earlier, 0)

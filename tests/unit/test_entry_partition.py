@@ -9,6 +9,7 @@ from models.cache.partition import EntryChange, EntryPartition
 from models.cache.version import version
 from models.cache.write import CacheWrite
 from models.market import pages
+from streams.kafka.owned import OwnedPartition
 
 NOW_MS = 1_760_000_000_000
 
@@ -133,3 +134,19 @@ def test_record_that_held_no_write_moves_the_version_and_never_back() -> None:
     assert partition.apply(CacheWrite("delete", "app:a"), version=7, append_ms=NOW_MS) is None
     partition.advance(3)
     assert partition.applied == 7
+
+
+def test_pages_that_are_written_again_bring_the_entries_that_rest_on_disk() -> None:
+    first = OwnedPartition(0, "")
+    first.entries.apply(CacheWrite("put", "a:1", b"\x01"), version=1, append_ms=0)
+    first.entries.apply(CacheWrite("put", "a:2", b"\x02"), version=2, append_ms=0)
+    records = sorted((key, body) for group in first.flush().groups for key, body in group if body is not None)
+
+    again = OwnedPartition(0, "")
+    again.load(records)
+    again.entries.apply(CacheWrite("delete", "a:2"), version=3, append_ms=0)
+    again.rewrite_pages(records)
+
+    written = dict(record for group in again.flush().groups for record in group)
+    assert written[b"Ea:1"] == dict(records)[b"Ea:1"]
+    assert written[b"Ea:2"] is None
