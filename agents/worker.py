@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -56,6 +57,7 @@ class Worker:
         self.ready = False
         self._failure: asyncio.Future[BaseException] | None = None
         self._draining = False
+        self._holds_partitions = False
         self._began = time.monotonic()
 
     async def __aenter__(self) -> Worker:
@@ -99,6 +101,7 @@ class Worker:
         await self._add_agents()
         self.table.on_recover(self._recovered)
         self.app.on_partitions_revoked.connect(self._revoked)
+        self.app.on_partitions_assigned.connect(self._assigned)
         self.app.finalize()
         discard_foreign_store(self.app, await self._changelog_id())
         await compiling
@@ -113,6 +116,7 @@ class Worker:
             async with self.ownership.lock:
                 self._draining = True
             if not self._failure_set:
+                await self.app.consumer.maybe_wait_for_commit_to_finish()  # it may have begun before the last round
                 await self.app.consumer.commit()
             for task in self._tasks:
                 task.cancel()
@@ -137,6 +141,7 @@ class Worker:
         return {
             "status": status,
             "ready": self.ready and not self._failure_set,
+            "pid": os.getpid(),
             "partitions": sorted(owned),
             "instruments": sum(len(o.market.slots) for o in owned.values()),
             "redis_behind": behind,
@@ -191,6 +196,8 @@ class Worker:
         )
 
     async def _recovered(self) -> None:
+        if not self._holds_partitions:  # lost while they were recovered: a token taken now would fence their new owner
+            return
         name = self.table.changelog_topic_name
         numbers = sorted(tp.partition for tp in self.app.assignor.assigned_actives() if tp.topic == name)
         try:
@@ -207,9 +214,14 @@ class Worker:
         return (await topic_ids(self.settings, [name]))[name]
 
     async def _revoked(self, app: Any, revoked: set[TP], **_: Any) -> None:
-        self.ready = False
-        self.ownership.revoke()
-        metrics.PARTITIONS.set(0)
+        self._holds_partitions = False
+        async with self.ownership.lock:  # the round in flight ends first, so its offsets are not of what comes next
+            self.ready = False
+            self.ownership.revoke()
+            metrics.PARTITIONS.set(0)
+
+    async def _assigned(self, app: Any, assigned: set[TP], **_: Any) -> None:
+        self._holds_partitions = True
 
     def _fail(self, exc: BaseException) -> None:
         if self._failure is not None and not self._failure.done():

@@ -7,7 +7,6 @@ topics take this road: changelogs keep Faust's own, because its recovery waits f
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from faust.types import TP
 FETCH_BYTES = 8 << 20  # a partition's share of one fetch
 FETCH_MAX_WAIT_MS = 500  # Faust hard-codes 1.5 s
 _RECHECK_S = 0.0005  # stock sleeps a whole second when buffers are full
-_POLL_S = 1.0
+_POLL_S = 0.2  # a rebalance waits for the end of a poll
 
 
 class Round(NamedTuple):
@@ -63,6 +62,35 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer._fetch_max_bytes = 8 * FETCH_BYTES
         return consumer
 
+    async def _fetch_records(
+        self, consumer: Any, active_partitions: set[TP], timeout: float, max_records: int | None = None
+    ) -> Mapping[TP, list[ConsumerRecord]]:
+        """As Faust's, but a rebalance ends it: aiokafka's own would wait for the new assignment and read on in it."""
+        fetcher = consumer._fetcher
+        if consumer._closed or fetcher._closed:
+            raise driver.ConsumerStoppedError
+        records = await self._fetched(fetcher, active_partitions, max_records)
+        if not records:
+            waiter = fetcher._create_fetch_waiter()
+            await asyncio.wait([waiter], timeout=timeout)
+            if waiter.done():
+                waiter.result()
+            waiter.cancel()
+            records = await self._fetched(fetcher, active_partitions, max_records)
+        return records
+
+    async def _fetched(
+        self, fetcher: Any, active_partitions: set[TP], max_records: int | None
+    ) -> Mapping[TP, list[ConsumerRecord]]:
+        """What lies ready; never waits."""
+        if not self.consumer.flow_active or fetcher._subscriptions.reassignment_in_progress:
+            return {}
+        with fetcher._subscriptions.fetch_context():
+            records: Mapping[TP, list[ConsumerRecord]] = await fetcher.fetched_records(
+                active_partitions, timeout=0, max_records=max_records
+            )
+        return records
+
     async def on_thread_stop(self) -> None:
         # A static member that stops does not leave its group: others would wait for the session timeout.
         if self._consumer is not None:
@@ -73,6 +101,10 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 class RoundConsumer(driver.Consumer):  # type: ignore[misc]
     """Faust's consumer, whose drain hands rounds to `transport.rounds`."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._polling = asyncio.Lock()  # held from a poll until its records are handed over
+
     @property
     def rounds(self) -> Rounds:
         rounds: Rounds = self.transport.rounds
@@ -81,32 +113,18 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
     def _new_consumer_thread(self) -> _Thread:
         return _Thread(self, loop=self.loop, beacon=self.beacon)
 
-    async def _wait_next_records(self, timeout: float) -> tuple[Any, Any]:
-        if not self.flow_active:
-            await self.wait(self.can_resume_flow)
-        try:
-            self.not_waiting_next_records.set()
-            active = self._get_active_partitions()
-            deadline = time.monotonic() + timeout
-            while not active:
-                await asyncio.sleep(_RECHECK_S)
-                if self.should_stop or not self.flow_active or time.monotonic() > deadline:
-                    return {}, active
-                active = self._get_active_partitions()
-            return await self._getmany(active_partitions=active, timeout=timeout), active
-        finally:
-            self.not_waiting_next_records.set()
-
     async def _drain_messages(self, fetcher: Any) -> None:
         try:
             while not (self._stopped.is_set() or fetcher._stopped.is_set()):
-                generation = self.app.consumer_generation_id
-                records, _ = await self._wait_next_records(_POLL_S)
-                await asyncio.sleep(0)  # a poll that finds its answer waiting never suspends
-                if self.should_stop:
-                    break
-                if records and self.flow_active and generation == self.app.consumer_generation_id:
-                    await self._hand_over(records, generation)
+                if not self.flow_active:
+                    await self.wait(self.can_resume_flow)
+                async with self._polling:
+                    records = await self._poll()
+                    await asyncio.sleep(0)  # a poll that finds its answer waiting never suspends
+                    if self.should_stop:
+                        break
+                    if records and self.flow_active:
+                        await self._hand_over(records)
         except self.consumer_stopped_errors:
             if not self.transport.app.should_stop:
                 raise
@@ -116,7 +134,20 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
         finally:
             self.set_shutdown()
 
-    async def _hand_over(self, records: Mapping[TP, list[ConsumerRecord]], generation: int) -> None:
+    async def _poll(self) -> Mapping[TP, list[ConsumerRecord]]:
+        if not (active := self._fetchable()):
+            await asyncio.sleep(_RECHECK_S)
+            return {}
+        records: Mapping[TP, list[ConsumerRecord]] = await self._getmany(active_partitions=active, timeout=_POLL_S)
+        return records
+
+    def _fetchable(self) -> set[TP]:
+        """Source topics only once a rebalance has ended: Faust resumes them, then seeks, then empties queues."""
+        active = self._get_active_partitions()
+        return {tp for tp in active if not (self.app.rebalancing and tp.topic in self.rounds.sinks)}
+
+    async def _hand_over(self, records: Mapping[TP, list[ConsumerRecord]]) -> None:
+        generation = self.app.consumer_generation_id
         by_topic: dict[str, dict[int, list[ConsumerRecord]]] = {}
         for tp, found in records.items():
             next_offset = self._read_offset[tp]
@@ -132,7 +163,10 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
                 by_topic.setdefault(tp.topic, {})[tp.partition] = fresh
                 self._read_offset[tp] = fresh[-1].offset + 1
         for topic, fresh_of in by_topic.items():
-            await self.rounds.sinks[topic](Round(topic, generation, fresh_of))
+            # A revocation empties the queue without waking who waits for room in it.
+            await self.wait_first(
+                self.rounds.sinks[topic](Round(topic, generation, fresh_of)), self.suspend_flow.wait()
+            )
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
         yield from super()._filter_tps_with_pending_acks(topics)
@@ -149,7 +183,10 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
         await self.rounds.barrier(commit_offsets)  # an error here stops the commit
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        await super().on_partitions_revoked(revoked)
+        # A poll that were still under way when recovery seeks would move the positions again, and its records be lost.
+        self.stop_flow()
+        async with self._polling:
+            await super().on_partitions_revoked(revoked)
         self.rounds.forget()
 
 

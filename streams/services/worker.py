@@ -61,9 +61,9 @@ class WorkerProcess:
                 env=own | environment_of(self.settings), stdout=log, stderr=log, stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C reaches the parent alone, who stops the child in order
             )  # fmt: skip
-        url = f"http://127.0.0.1:{self.settings.worker.port}/ready"
+        url = f"http://127.0.0.1:{self.settings.worker.port}/health"
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1)) as session:
-            while not await _answers(session, url):
+            while not await _serves(session, url, self.pid):
                 if self._process.returncode is not None:
                     raise ServiceUnavailable(f"the worker ended at its start: {self.last_line()}")
                 if time.monotonic() - began > self._ready_s:
@@ -94,9 +94,11 @@ class WorkerProcess:
         return lines[-1] if lines else f"no log in {self.log}"
 
 
-async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
+async def _serves(session: aiohttp.ClientSession, url: str, pid: int) -> bool:
+    """Whether this very process is ready: another one may have the port."""
     try:
         async with session.get(url) as answer:
-            return answer.status == 200
-    except (aiohttp.ClientError, TimeoutError):
+            report = await answer.json()
+            return answer.status == 200 and report["ready"] is True and report["pid"] == pid
+    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError):
         return False
