@@ -13,7 +13,7 @@ from models.errors import CorruptFrame, CorruptPage, TickRefused
 from models.market import facets, pages
 from models.market.book import BookPool, Consumer
 from models.market.conflate import PAGE_SLOTS, BookRows, Rows
-from models.market.frame import HEADER, FrameHeader, decode_header, decode_ticks
+from models.market.frame import HEADER, FrameHeader, decode_header, decode_words
 from models.market.instruments import INSTRUMENT_REF, Instrument
 from models.market.pages import Record, SourcePosition
 from models.market.slots import SlotTable
@@ -23,12 +23,11 @@ FORGET_SOURCE_MS = 7 * 86_400_000  # rule 2: a source silent for 7 days leaves t
 
 
 class IncomingFrame(NamedTuple):
-    """A record of `md.frames.v1` whose header and instruments are read; its rows are still packed."""
+    """A record of `md.frames.v1` whose header is read; its rows are still packed."""
 
     version: int
     append_ms: int
     header: FrameHeader
-    refs: NDArray[np.void]  # INSTRUMENT_REF
     data: bytes
 
 
@@ -49,9 +48,13 @@ class Applied(NamedTuple):
 
 def open_frame(version: int, append_ms: int, data: bytes) -> IncomingFrame:
     """Raises: CorruptFrame when the bytes are no frame."""
-    header = decode_header(data)
-    refs = np.frombuffer(data, INSTRUMENT_REF, header.n_instruments, HEADER.size)
-    return IncomingFrame(version, append_ms, header, refs, data)
+    return IncomingFrame(version, append_ms, decode_header(data), data)
+
+
+def _refs(frames: Sequence[IncomingFrame]) -> NDArray[np.void]:
+    """The lists of instruments of all frames, one behind the other: array operations a round, not a frame."""
+    lists = [f.data[HEADER.size : HEADER.size + INSTRUMENT_REF.itemsize * f.header.n_instruments] for f in frames]
+    return np.frombuffer(b"".join(lists), INSTRUMENT_REF)
 
 
 class MarketPartition:
@@ -69,15 +72,14 @@ class MarketPartition:
         self.sources: dict[int, SourcePosition] = {}
         self.applied = self.held = -1
         self._book_rows = BookRows()
-        self._buffer = np.empty(8192, TICK)
+        self._bad_books: set[int] = set()
+        self._words = np.empty((8192, 8), np.int64)  # the ticks of one frame
         self._saved_slots = 0
 
     def unknown(self, frames: Sequence[IncomingFrame]) -> set[int]:
         """Hashes of instruments that have no slot yet."""
-        missing: set[int] = set()
-        for frame in frames:
-            missing.update(frame.refs["hash"][self.slots.find(frame.refs["hash"]) < 0].tolist())
-        return missing
+        hashes = np.ascontiguousarray(_refs(frames)["hash"])
+        return set(hashes[self.slots.find(hashes) < 0].tolist())
 
     def add(self, instruments: Iterable[Instrument]) -> None:
         """Give instruments slots."""
@@ -88,50 +90,61 @@ class MarketPartition:
 
     def apply(self, frames: Sequence[IncomingFrame]) -> Applied:
         """Apply frames of rising versions in one pass; a frame that cannot be applied whole is refused whole."""
-        self._book_rows.n = 0
+        self._bad_books.clear()
         n_rows = 0
         gaps: list[PositionGap] = []
         refused: list[tuple[IncomingFrame, TickRefused]] = []
+        slots, usable = self._find(frames)
+        all_usable, end = bool(usable.all()), 0
         for frame in frames:
+            start, end = end, end + frame.header.n_instruments
             if frame.version <= max(self.held, self.applied):
                 continue
             try:
-                n_rows += self._apply_frame(frame, gaps)
+                if not (all_usable or usable[start:end].all()):
+                    raise self._why_unusable(slots[start:end], usable[start:end])
+                n_rows += self._apply_frame(frame, slots[start:end], gaps)
             except TickRefused as exc:
                 refused.append((frame, exc))
             except CorruptFrame as exc:
                 refused.append((frame, TickRefused("bad_frame", str(exc))))
             self.applied = frame.version
-        bad_books: list[int] = []
+        self._apply_books()
+        return Applied(n_rows, gaps, sorted(self._bad_books), refused)
+
+    def _apply_books(self) -> None:
+        """Give the books the rows that were set aside for them."""
         if n := self._book_rows.n:
             ticks = self._book_rows.words[:n].view(TICK).reshape(n)
             done = self.books.apply(ticks, self._book_rows.slots[:n], self._book_rows.versions[:n])
-            bad_books = done.gaps.tolist()
-        return Applied(n_rows, gaps, bad_books, refused)
+            self._bad_books.update(done.gaps.tolist())
+            self._book_rows.n = 0
 
-    def _apply_frame(self, frame: IncomingFrame, gaps: list[PositionGap]) -> int:
+    def _find(self, frames: Sequence[IncomingFrame]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Slot of every instrument that the frames list, and whether it has one and the frame's exponents are its."""
+        refs = _refs(frames)
+        slots = self.slots.find(np.ascontiguousarray(refs["hash"]))
+        same_price = self.slots.price_exp[slots] == refs["price_exp"]
+        return slots, (slots >= 0) & same_price & (self.slots.size_exp[slots] == refs["size_exp"])
+
+    def _why_unusable(self, slots: NDArray[np.int32], usable: NDArray[np.bool_]) -> TickRefused:
+        if slots.min() < 0:
+            return TickRefused("unknown_instrument", "nobody defined one of its instruments in md.instruments.v1")
+        text = self.slots.instruments[slots[~usable][0]].text
+        return TickRefused("bad_frame", f"its exponents of {text} differ from the definition's")
+
+    def _apply_frame(self, frame: IncomingFrame, slot_of: NDArray[np.int32], gaps: list[PositionGap]) -> int:
         header = frame.header
-        slot_of = self.slots.find(frame.refs["hash"])
-        if header.n_instruments:
-            if slot_of.min() < 0:
-                raise TickRefused("unknown_instrument", "nobody defined one of its instruments in md.instruments.v1")
-            same = (self.slots.price_exp[slot_of] == frame.refs["price_exp"]) & (
-                self.slots.size_exp[slot_of] == frame.refs["size_exp"]
-            )
-            if not same.all():
-                text = self.slots.instruments[slot_of[~same][0]].text
-                raise TickRefused("bad_frame", f"its exponents of {text} differ from the definition's")
         source = self.sources.get(header.source)
         last = source.position if source else 0
         if header.last_position <= last:
             return 0
-        if len(self._buffer) < header.n_ticks:
-            self._buffer = np.empty(2 * header.n_ticks, TICK)
-        ticks = self._buffer[: header.n_ticks]
-        decode_ticks(frame.data, header, ticks)
-        words = ticks.view(np.int64).reshape(-1, 8)
-        if words[0, 7] & 0xFFFFFFFF == 0xFFFFFFFF:
-            self._control(ticks, slot_of, frame.version)
+        if len(self._words) < header.n_ticks:
+            self._words = np.empty((2 * header.n_ticks, 8), np.int64)
+        words = self._words[: header.n_ticks]
+        decode_words(frame.data, header, words)
+        if int(words[0, 7]) & 0xFFFFFFFF == 0xFFFFFFFF:
+            self._control(words.view(TICK).reshape(-1), slot_of, frame.version)
         if header.dense and header.prev_position > last:
             gaps.append(PositionGap(header.source, last, header.prev_position))
         counted = self.rows.apply(words, slot_of, version=frame.version, after=last, books=self._book_rows)
@@ -144,10 +157,12 @@ class MarketPartition:
             return
         if len(ticks) > 1:
             raise TickRefused("bad_frame", "the row that starts a run does not travel alone")
+        self._apply_books()  # rows of frames before this one are forgotten too
         for slot in slot_of.tolist():
             self.rows.clear_slot(slot, version)
-            self.rows.touch(slot, facets.BOOK)
-            if self.books.version(slot) < version:  # else its page was written after this frame: it holds newer rows
+            # None to forget at -1; at or above this version its page was written after this frame and holds newer rows.
+            if -1 < self.books.version(slot) < version:
+                self.rows.touch(slot, facets.BOOK)
                 self.books.forget(slot, version)
 
     def flush(self) -> tuple[list[list[Record]], dict[int, SourcePosition]]:

@@ -22,16 +22,14 @@ from models.market.tick import TICK, Action, Flag, Kind, Side, TickArray
 from streams.days.day import Day, DayWriter
 from streams.days.importers.binance import import_binance
 from streams.days.importers.lean import import_lean
-from streams.days.importers.source import ImportReport
 from streams.days.manifest import MANIFEST, TICKS, Manifest, Origin, file_entry
 from streams.days.merge import merge
 from streams.days.sample import make_sample
 from streams.days.verify import verify_day
+from tests.replay.conftest import Imported
 
 REPLAY_DATA = Path(__file__).parents[2] / "replay_data"
 GOLDEN = json.loads((REPLAY_DATA / "sample-day.golden.json").read_text())
-
-Imported = tuple[Day, ImportReport]
 
 
 def rows_of(day: Day) -> TickArray:
@@ -351,18 +349,6 @@ def test_bad_lean_lines_are_counted_and_named(tmp_path: Path) -> None:
 
 
 # -- importers on real captures ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def binance(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Imported:
-    sources = sorted((shared / "market_data" / "binance_websocket").glob("*.gz"))
-    return import_binance(sources, tmp_path_factory.mktemp("binance") / "day")
-
-
-@pytest.fixture(scope="session")
-def lean(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Imported:
-    sources = sorted((shared / "market_data" / "us_equity_ticks").glob("*/*.zip"))
-    return import_lean(sources, tmp_path_factory.mktemp("lean") / "day")
 
 
 @pytest.mark.data
