@@ -71,13 +71,17 @@ class Rows:
         `slot_of` maps the frame's instruments to slots, -1 = skip. Rows at or below position `after` are dropped, and
         those that their page already holds. Rows of books are copied to `books`. Returns how many rows counted.
         """
-        self.ensure(self.capacity, int(_facet_bits(words)))
         books.reserve(len(words))
-        self.n_touched, books.n, counted = _apply(
-            words, slot_of, version, np.uint64(after), self.rows, self.plane_of, self.page_version, self.dirty,
-            self.mask, self.touched, self.n_touched, books.words, books.slots, books.versions, books.n,
-        )  # fmt: skip
-        return int(counted)
+        at = counted = 0
+        while at < len(words):
+            at, facet, self.n_touched, books.n, more = _apply(
+                words, at, slot_of, version, np.uint64(after), self.rows, self.plane_of, self.page_version, self.dirty,
+                self.mask, self.touched, self.n_touched, books.words, books.slots, books.versions, books.n,
+            )  # fmt: skip
+            counted += more
+            if at < len(words):  # the first row of this facet
+                self.ensure(self.capacity, 1 << facet)
+        return counted
 
     def touch(self, slot: int, facet: int) -> None:
         """Name a facet of a slot as changed in this round."""
@@ -144,23 +148,13 @@ def _facet(kind, action, ref_id):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _facet_bits(words):  # type: ignore[no-untyped-def]
-    bits = 0
-    for i in range(words.shape[0]):
-        shape = words[i, 7] >> 32
-        facet = _facet(shape & 255, (shape >> 8) & 255, words[i, 6])
-        if facet >= 0:
-            bits |= 1 << facet
-    return bits
-
-
-@numba.njit(cache=True, nogil=True)
 def _apply(  # type: ignore[no-untyped-def]
-    words, slot_of, version, after, rows, plane_of, page_version, dirty, mask, touched, n_touched,
+    words, start, slot_of, version, after, rows, plane_of, page_version, dirty, mask, touched, n_touched,
     book_words, book_slots, book_versions, n_book,
 ):  # fmt: skip
+    """Rows from `start` on; stops before a row whose facet has no plane yet and says which row and facet."""
     counted = 0
-    for i in range(words.shape[0]):
+    for i in range(start, words.shape[0]):
         instrument = np.int32(words[i, 7] & 0xFFFFFFFF)
         if instrument < 0 or np.uint64(words[i, 2]) <= after:
             continue
@@ -169,16 +163,17 @@ def _apply(  # type: ignore[no-untyped-def]
             continue
         shape = words[i, 7] >> 32
         kind, action, side = shape & 255, (shape >> 8) & 255, (shape >> 16) & 255
+        facet = _BOOK if kind == _K_BOOK else _facet(kind, action, words[i, 6])
+        if facet >= 0 and facet != _BOOK and plane_of[facet] < 0:
+            return i, facet, n_touched, n_book, counted
         counted += 1
-        if kind == _K_BOOK:
+        if facet == _BOOK:
             for c in range(8):
                 book_words[n_book, c] = words[i, c]
             book_slots[n_book] = slot
             book_versions[n_book] = version
             n_book += 1
-            facet = _BOOK
         else:
-            facet = _facet(kind, action, words[i, 6])
             if facet < 0:
                 continue
             plane, page = plane_of[facet], slot // PAGE_SLOTS
@@ -218,4 +213,4 @@ def _apply(  # type: ignore[no-untyped-def]
             touched[n_touched] = slot
             n_touched += 1
         mask[slot] |= np.uint64(1) << np.uint64(facet)
-    return n_touched, n_book, counted
+    return words.shape[0], 0, n_touched, n_book, counted

@@ -96,14 +96,13 @@ def decode(data: bytes) -> Frame:
     header = decode_header(data)
     instruments = np.frombuffer(data, INSTRUMENT_REF, header.n_instruments, HEADER.size)
     ticks = np.empty(header.n_ticks, TICK)
-    decode_ticks(data, header, ticks)
+    decode_words(data, header, ticks.view(np.int64).reshape(-1, 8))
     return Frame(header, instruments, ticks)
 
 
-def decode_ticks(data: bytes, header: FrameHeader, out: TickArray) -> None:
-    """Unpack a frame's rows into `out` (TICK, shape (header.n_ticks,), contiguous). Raises: CorruptFrame."""
+def decode_words(data: bytes, header: FrameHeader, words: NDArray[np.int64]) -> None:
+    """Unpack a frame's rows into ticks seen as int64, shape (header.n_ticks, 8), contiguous. Raises: CorruptFrame."""
     columns = np.frombuffer(data, np.uint8, offset=HEADER.size + 16 * header.n_instruments)
-    words = out.view(np.int64).reshape(header.n_ticks, 8)
     first, last = np.uint64(header.first_position), np.uint64(header.last_position)
     if fault := decode_columns(columns, header.n_instruments, first, last, words):
         raise CorruptFrame(f"frame of source {header.source:x} at position {header.first_position} {FAULTS[fault]}")
