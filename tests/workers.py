@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Callable, Iterable
@@ -21,9 +22,12 @@ from streams.cache.connect import connect_redis
 from streams.cache.rocks import applied_on_disk, read_partition
 from streams.days.day import Day
 from streams.kafka.admin import describe_topics, topic_offsets
+from streams.services.worker import WorkerProcess
 from streams.settings import Settings
 from streams.topics import FRAMES
+from tests.conftest import WaitUntil
 
+_DEADLINE_S = 60.0
 REPLAY_DATA = Path(__file__).parents[1] / "replay_data"
 GOLDEN = json.loads((REPLAY_DATA / "sample-day.golden.json").read_text())
 
@@ -121,3 +125,38 @@ async def metric(settings: Settings, name: str) -> float:
     if not lines:
         raise KeyError(name)
     return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+Between = Callable[[int], None]
+
+
+class Assassin:
+    """Kills a worker and starts it again while its work goes on; each kill finds it with work it has not made durable.
+
+    Args:
+        between: called with the number of the kill while the worker is dead.
+    """
+
+    def __init__(self, worker: WorkerProcess, wait_until: WaitUntil, between: Between = lambda kill: None) -> None:
+        self.kills = 0
+        self._worker = worker
+        self._wait_until = wait_until
+        self._between = between
+        self._durable = -1
+        self._starting: asyncio.Task[float] | None = None
+
+    async def strike(self) -> None:
+        await self.back_at_work()
+        await self._wait_until(self._has_applied_more, _DEADLINE_S, "work since the last start")
+        await self._worker.kill()
+        self._durable = sum(on_disk(self._worker.settings).values())
+        self._between(self.kills)
+        self.kills += 1
+        self._starting = asyncio.create_task(self._worker.start())
+
+    async def back_at_work(self) -> None:
+        if self._starting is not None:
+            await self._starting
+
+    async def _has_applied_more(self) -> bool:
+        return sum(mark.version for mark in await marks(self._worker.settings)) > self._durable

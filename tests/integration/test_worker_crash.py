@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,47 +23,13 @@ from streams.services.worker import WorkerProcess
 from streams.settings import Settings
 from streams.topics import JSON_TICKS
 from tests.conftest import WaitUntil
-from tests.workers import GOLDEN, committed, last_offsets, marks, on_disk, sample_day, wipe
+from tests.workers import GOLDEN, Assassin, Between, committed, last_offsets, sample_day, wipe
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 N_KILLS = 3
 DEADLINE_S = 60.0
 SPEED = 150  # the sample day in 6 s: its frames meet a worker that is busy, dead or catching up
-
-Between = Callable[[int], None]
-
-
-class Assassin:
-    """Kills a worker and starts it again while its work goes on; each kill finds it with work it has not made durable.
-
-    Args:
-        between: called with the number of the kill while the worker is dead.
-    """
-
-    def __init__(self, worker: WorkerProcess, wait_until: WaitUntil, between: Between = lambda kill: None) -> None:
-        self.kills = 0
-        self._worker = worker
-        self._wait_until = wait_until
-        self._between = between
-        self._durable = -1
-        self._starting: asyncio.Task[float] | None = None
-
-    async def strike(self) -> None:
-        await self.back_at_work()
-        await self._wait_until(self._has_applied_more, DEADLINE_S, "work since the last start")
-        await self._worker.kill()
-        self._durable = sum(on_disk(self._worker.settings).values())
-        self._between(self.kills)
-        self.kills += 1
-        self._starting = asyncio.create_task(self._worker.start())
-
-    async def back_at_work(self) -> None:
-        if self._starting is not None:
-            await self._starting
-
-    async def _has_applied_more(self) -> bool:
-        return sum(mark.version for mark in await marks(self._worker.settings)) > self._durable
 
 
 @pytest.fixture(scope="module")
