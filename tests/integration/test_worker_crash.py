@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from models.market.json_text import to_json
 from models.market.tick import Flag
@@ -21,9 +22,9 @@ from streams.kafka.clients import start_producer, stop_client
 from streams.kafka.instruments import InstrumentDirectory
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings
-from streams.topics import JSON_TICKS
+from streams.topics import FRAMES, JSON_TICKS
 from tests.conftest import WaitUntil
-from tests.workers import GOLDEN, Assassin, Between, committed, last_offsets, sample_day, wipe
+from tests.workers import GOLDEN, Assassin, Between, committed, last_offsets, metric, sample_day, wipe
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -126,6 +127,44 @@ async def test_json_ticks_are_counted_once_by_a_gateway_that_is_killed(
         repeated = sum((await last_offsets(crashing)).values())
         print(f"{sum(map(len, chunks))} JSON ticks became {repeated + 4} frames")
     await is_the_day(crashing)
+
+
+async def test_what_is_read_again_from_the_first_record_on_is_dropped_row_by_row(
+    crashing: Settings, day: Day, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    """Commits that were lost: frames are known by their version, what the gateway sends again by its positions."""
+    await define(crashing, day)
+    async with WorkerProcess(crashing, tmp_path / "log") as worker:
+        async with JsonPublisher(crashing) as publisher:
+            await publisher.publish(list(json_lines(day)))
+        await all_counted(crashing, wait_until)
+        await is_the_day(crashing)
+        once = await last_offsets(crashing)
+        await worker.stop()
+        await rewind(crashing)
+        await worker.start()
+        await all_counted(crashing, wait_until)
+        twice = await last_offsets(crashing)
+        assert all(twice[number] > once[number] for number in once if once[number] >= 0), "everything was sent again"
+        assert await metric(crashing, "marketprism_market_ticks_total") == 0
+    await is_the_day(crashing)
+
+
+async def rewind(settings: Settings) -> None:
+    """Commit the first offset of every source for the workers' group, which has no members now."""
+    name = settings.topics.prefix + settings.worker.id
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka.bootstrap, group_id=name, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        parts = [
+            TopicPartition(settings.topics.prefix + topic, number)
+            for topic in (FRAMES, JSON_TICKS)
+            for number in range(settings.kafka.partitions)
+        ]
+        consumer.assign(parts)
+        await consumer.commit(dict.fromkeys(parts, 0))
+    finally:
+        await consumer.stop()
 
 
 def json_lines(day: Day) -> Iterator[bytes]:
