@@ -16,8 +16,6 @@ from models.market.digest import InstrumentFinal, digest, serialise
 from models.market.fold import OfflineFold
 from models.market.tick import Kind
 from streams.days.day import Day
-from streams.days.importers.binance import import_binance
-from streams.days.importers.lean import import_lean
 from streams.days.replay import Pause, Replay
 from streams.days.run import run_days
 from streams.days.served import disk_finals, redis_differences, served_digest, wait_served
@@ -25,6 +23,7 @@ from streams.kafka.admin import ensure_topics
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings
 from tests.conftest import WaitUntil
+from tests.replay.conftest import Imported
 from tests.workers import Assassin
 
 pytestmark = [pytest.mark.integration, pytest.mark.data, pytest.mark.timeout(900)]
@@ -35,21 +34,15 @@ DEADLINE_S = 120.0
 
 
 @pytest.fixture(scope="session")
-def binance_day(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Day:
+def binance_day(binance: Imported) -> Day:
     """Ten minutes of six instruments with full books."""
-    sources = sorted((shared / "market_data" / "binance_websocket").glob("*.gz"))
-    day, report = import_binance(sources, tmp_path_factory.mktemp("binance") / "day")
-    assert report.n_unreadable == 0
-    return day
+    return binance[0]
 
 
 @pytest.fixture(scope="session")
-def lean_day(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Day:
+def lean_day(lean: Imported) -> Day:
     """Trades and quotes of US equities, 51 instruments."""
-    sources = sorted((shared / "market_data" / "us_equity_ticks").glob("*/*.zip"))
-    day, report = import_lean(sources, tmp_path_factory.mktemp("lean") / "day")
-    assert report.n_unreadable == 0
-    return day
+    return lean[0]
 
 
 class Oracle:
