@@ -25,10 +25,10 @@ def echo_json(value: object) -> None:
 
 
 def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a table; columns whose name starts with `#` are right-aligned."""
+    """Print a table; columns whose name starts with `#` are right-aligned. Nothing is cut: long cells go on below."""
     table = Table(title=title, title_justify="left")
     for name in columns:
-        table.add_column(name.lstrip("#"), justify="right" if name.startswith("#") else "left")
+        table.add_column(name.lstrip("#"), justify="right" if name.startswith("#") else "left", overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     Console().print(table)
