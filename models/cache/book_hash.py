@@ -16,6 +16,7 @@ from models.cache.rows import Value
 from models.market.decimals import decimal_text
 
 HEADER = b"h"
+STATES = ("empty", "live", "awaits_snapshot")  # by the header's number
 LEVEL = np.dtype([("price", "<i8"), ("size", "<i8")])
 
 _FIXED = struct.Struct("<4q2I2bB5x")  # what follows the version
@@ -82,7 +83,8 @@ def pack_book(header: bytes, chunks: Iterable[tuple[int, bytes]], dropped: Itera
 def unpack_book(fields: Mapping[bytes, bytes]) -> tuple[BookHeader, Value] | None:
     """Header and people's form of a whole hash (`HGETALL`); None when there is none or it contradicts itself.
 
-    The people's form is `{bids: ((p, q), ...), asks, last_update_id, ts_ns}`, best first, decimal strings.
+    The people's form is `{bids: ((p, q), ...), asks, last_update_id, state, ts_ns}`, best first, decimal strings; a
+    book that awaits a snapshot shows its levels as of the last diff that fitted.
     """
     header = unpack_header(fields.get(HEADER, b""))
     if header is None:
@@ -98,6 +100,7 @@ def unpack_book(fields: Mapping[bytes, bytes]) -> tuple[BookHeader, Value] | Non
         "bids": _levels(bids, header),
         "asks": _levels(asks, header),
         "last_update_id": header.last_update_id,
+        "state": STATES[header.state] if header.state < len(STATES) else None,
         "ts_ns": header.ts_event_ns,
     }
 

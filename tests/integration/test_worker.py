@@ -99,7 +99,7 @@ TOLD: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "data_type": "orderbook", "update_type": "snapshot", "last_update_id": 10,
             "bids": [["64000", "3"], ["63999", "1"]], "asks": [["64001", "2"]],
         },
-        {"bids": (("64000", "3"), ("63999", "1")), "asks": (("64001", "2"),), "last_update_id": 10},
+        {"bids": (("64000", "3"), ("63999", "1")), "asks": (("64001", "2"),), "last_update_id": 10, "state": "live"},
     ),
 }  # fmt: skip
 

@@ -147,6 +147,7 @@ def test_a_book_is_read_in_the_order_of_its_header() -> None:
         "bids": (("100", "0.005"), ("99.99", "0.006"), ("90", "0.001")),
         "asks": (("100.01", "2.5"),),
         "last_update_id": 77,
+        "state": "live",
         "ts_ns": TS_EVENT,
     }
 
