@@ -16,9 +16,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from agents.cli.output import echo_json, json_option, print_table, run
 from models.market.json_refusals import Refusal
+from streams.client.columns import SourceBatch
 from streams.client.json_publisher import JsonPublisher
 from streams.client.publisher import TickPublisher
-from streams.client.sources import FORMATS, SourceBatch, TickSource
+from streams.client.sources import FORMATS, TickSource
 from streams.clock import now_ns
 from streams.kafka.admin import ensure_topics
 from streams.kafka.deadletter import DeadLetter, DeadLetters

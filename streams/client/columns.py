@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 import msgspec
 
 from models.errors import TickRefused, UnreadableSource
+from models.market.json_refusals import Refusal
 
 # column -> field of the JSON tick; other columns have the field's own name
 ALIASES = {
@@ -44,6 +46,25 @@ TEXTS = frozenset(
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+
+
+@dataclass(frozen=True)
+class SourceBatch:
+    """Some records of a source.
+
+    Attributes:
+        ticks: JSON ticks.
+        originals: the records as they came, one for each tick (NDJSON: the same).
+        numbers: number of each tick's line or row in the source, from 1.
+        refused: records that could not be written as a JSON tick at all: original, number, refusal.
+        done: share of the source that is read, in the units of `TickSource.total`.
+    """
+
+    ticks: list[bytes]
+    originals: list[bytes]
+    numbers: list[int]
+    refused: list[tuple[bytes, int, Refusal]]
+    done: int
 
 
 def fields_of(columns: Iterable[str], where: str) -> list[str | None]:

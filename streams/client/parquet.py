@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 
 from models.errors import TickRefused, UnreadableSource
 from models.market.json_refusals import Refusal
-from streams.client.columns import DECIMALS, INTEGERS, fields_of, json_tick
-from streams.client.sources import SourceBatch
+from streams.client.columns import DECIMALS, INTEGERS, SourceBatch, fields_of, json_tick
 
 _ROWS_A_BATCH = 4096
 

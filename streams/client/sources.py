@@ -8,37 +8,17 @@ import os
 import stat
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import TickRefused, UnreadableSource
 from models.market.json_refusals import MAX_BYTES, Refusal
-from streams.client.columns import fields_of, json_tick
+from streams.client.columns import SourceBatch, fields_of, json_tick
 
 FORMATS = ("ndjson", "csv", "parquet")
 STDIN = "-"
 _SUFFIXES = {".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson", ".csv": "csv", ".parquet": "parquet"}
 _BLOCK_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True)
-class SourceBatch:
-    """Some records of a source.
-
-    Attributes:
-        ticks: JSON ticks.
-        originals: the records as they came, one for each tick (NDJSON: the same).
-        numbers: number of each tick's line or row in the source, from 1.
-        refused: records that could not be written as a JSON tick at all: original, number, refusal.
-        done: share of the source that is read, in the units of `TickSource.total`.
-    """
-
-    ticks: list[bytes]
-    originals: list[bytes]
-    numbers: list[int]
-    refused: list[tuple[bytes, int, Refusal]]
-    done: int
 
 
 class TickSource:

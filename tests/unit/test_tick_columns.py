@@ -13,8 +13,8 @@ import pytest
 
 from models.errors import TickRefused, UnreadableSource
 from models.market.json_refusals import MAX_BYTES
-from streams.client.columns import fields_of, json_tick
-from streams.client.sources import SourceBatch, TickSource
+from streams.client.columns import SourceBatch, fields_of, json_tick
+from streams.client.sources import TickSource
 
 TRADE = ["instrument", "kind", "ts_ns", "price", "size", "side"]
 COLUMNS = {"instrument": ["binance.spot.BTC-USDT"], "kind": ["trade"], "ts_ns": [5], "price": ["1.5"], "size": ["2"]}
