@@ -49,7 +49,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def session_prefix(site: Site) -> Iterator[str]:
-    """What every topic and key of this session begins with; a site that outlives the session is left without them."""
+    """What every topic and key of a test run begins with; a site that outlives the run is left without them."""
     prefix = f"test.{uuid.uuid4().hex[:8]}."
     yield prefix
     if not site.temporary:

@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import TopicPartition
 from click.testing import CliRunner
 
 from agents.cli.main import cli
 from models.errors import PublishFailed
 from models.market.instruments import partition_of
 from streams.kafka.admin import ensure_topics
-from streams.kafka.clients import start_consumer, stop_client
 from streams.kafka.deadletter import DeadLetter, DeadLetters, Resubmission
 from streams.settings import Settings
 from streams.topics import DEAD, FRAMES, JSON_TICKS, TOPICS, WRITES
+from tests.topics import records
 
 pytestmark = pytest.mark.integration
 
@@ -31,20 +30,6 @@ TICK = (
     b'{"exchange":"binance","market_type":"spot","symbol":"BTC-USDT","data_type":"trade","ts_ms":1760000000000,'
     b'"price":"1","quantity":"%d","side":"sell"}'
 )
-
-
-async def records(settings: Settings, name: str, n_partitions: int = 1) -> list[Any]:
-    topic = settings.topics.prefix + name
-    consumer = await start_consumer(settings.kafka, topic, range(n_partitions))
-    found = []
-    try:
-        for tp in [TopicPartition(topic, partition) for partition in range(n_partitions)]:
-            end = (await consumer.end_offsets([tp]))[tp]
-            while await consumer.position(tp) < end:
-                found += (await consumer.getmany(tp, timeout_ms=100)).get(tp, [])
-    finally:
-        await stop_client(consumer)
-    return found
 
 
 def letter(value: bytes, reason: str = "bad_number", **more: Any) -> DeadLetter:

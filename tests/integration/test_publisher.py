@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from aiokafka import TopicPartition
 from aiokafka.admin import NewTopic
 
 from models.errors import InstrumentConflict, PublishFailed, ServiceUnavailable, SettingsError, TickRefused
@@ -19,10 +18,11 @@ from models.market.instruments import Instrument, decode_definition, encode_defi
 from models.market.tick import TICK, Flag, TickArray
 from streams.client.publisher import TickPublisher
 from streams.kafka.admin import connected, ensure_topics
-from streams.kafka.clients import start_consumer, start_producer, stop_client
+from streams.kafka.clients import start_producer, stop_client
 from streams.kafka.instruments import InstrumentDirectory
 from streams.settings import Settings
 from streams.topics import FRAMES, INSTRUMENTS, TOPICS
+from tests.topics import records
 
 pytestmark = pytest.mark.integration
 
@@ -48,21 +48,6 @@ def trades(n: int, n_instruments: int, first_price: int = 0) -> TickArray:
     ticks["ts_recv"] = 1_760_000_000_000_000_000 + np.arange(n)
     ticks["kind"], ticks["action"], ticks["flags"] = 1, 5, Flag.LAST
     return ticks
-
-
-async def records(settings: Settings, name: str, n_partitions: int = 1) -> list[Any]:
-    """Everything that is in a topic now, partition by partition."""
-    topic = settings.topics.prefix + name
-    consumer = await start_consumer(settings.kafka, topic, range(n_partitions))
-    found = []
-    try:
-        for tp in [TopicPartition(topic, partition) for partition in range(n_partitions)]:
-            end = (await consumer.end_offsets([tp]))[tp]
-            while await consumer.position(tp) < end:
-                found += (await consumer.getmany(tp, timeout_ms=100)).get(tp, [])
-    finally:
-        await stop_client(consumer)
-    return found
 
 
 async def frames(settings: Settings) -> list[tuple[int, Frame]]:
