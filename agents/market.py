@@ -1,4 +1,4 @@
-"""The market agent: a round of frames becomes rows and books, visible in Redis and announced to readers."""
+"""The market agent: a round of frames becomes rows, books and windows, visible in Redis and announced to readers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from models.cache.invalidation import STAMP
 from models.cache.keys import Space
 from models.cache.version import offset_of, version
 from models.errors import CorruptFrame
-from models.market.partition import Applied, IncomingFrame, open_frame
+from models.market.frame import encode
+from models.market.partition import Applied, IncomingFrame, open_frame, refs_of
 from streams import metrics
 from streams.cache.coherence import Coherence
 from streams.cache.steps import Step, market_step
 from streams.clock import now_ns
+from streams.kafka.clients import Outgoing, send_acknowledged
 from streams.kafka.deadletter import DeadLetter, DeadLetters, letter_of
 from streams.kafka.instruments import InstrumentDirectory
 from streams.kafka.owned import OwnedPartition
 from streams.kafka.ownership import Ownership
 from streams.kafka.transport import Round, Rounds
 from streams.log import event
-from streams.topics import REQUESTS
+from streams.topics import LATE, REQUESTS, WINDOWS
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class MarketAgent:
         dead: DeadLetters,
         producer: AIOKafkaProducer,
         prefix: str,
+        deadline_s: float,
     ) -> None:
         self._ownership = ownership
         self._coherence = coherence
@@ -50,21 +53,25 @@ class MarketAgent:
         self._dead = dead
         self._producer = producer
         self._prefix = prefix
+        self._deadline_s = deadline_s
 
     async def process(self, round_: Round) -> None:
-        """Apply -> Redis -> invalidations -> the round counts as processed (the barrier may commit it)."""
+        """Apply -> Redis -> invalidations -> closed windows -> processed: the barrier may commit the round."""
         letters: list[DeadLetter] = []
+        windows: list[Outgoing] = []
         async with self._ownership.lock:
             steps: list[Step] = []
             for number, records in round_.records.items():
                 if (owned := self._ownership.partitions.get(number)) is not None:
                     frames = _open(owned, records, round_.topic, letters)
                     await self._learn(owned, frames)
-                    steps.append(await self._apply(owned, frames, records, letters))
+                    steps.append(await self._apply(owned, frames, records, letters, windows))
             if letters:
                 await self._dead.put(letters)
             if steps:
                 await self._coherence.publish(steps)
+            if windows:
+                await send_acknowledged(self._producer, windows, deadline_s=self._deadline_s)
             for step in steps:
                 number = step.owned.number
                 self._rounds.processed(round_.topic, number, round_.records[number][-1].offset)
@@ -84,20 +91,34 @@ class MarketAgent:
         frames: Sequence[IncomingFrame],
         records: Sequence[ConsumerRecord],
         letters: list[DeadLetter],
+        windows: list[Outgoing],
     ) -> Step:
-        applied = owned.market.apply(frames)
+        applied = owned.market.apply(frames, live=not self._prefix)  # a run has days of other times
         owned.market.advance(version(owned.epoch, records[-1].offset))
         owned.append_ns[Space.MARKET] = records[-1].timestamp * 1_000_000
         stamps = np.array([(f.header.due_ns, f.header.n_ticks) for f in frames], STAMP)
         metrics.TICKS.inc(applied.n_rows)
         metrics.FRAMES.inc(len(frames))
         await self._report(owned, applied)
+        windows += self._windows(owned, applied)
         if applied.refused:
             by_offset = {record.offset: record for record in records}
             letters += [
                 letter_of(by_offset[offset_of(frame.version)], why.reason, why.detail) for frame, why in applied.refused
             ]
         return market_step(owned, stamps)
+
+    def _windows(self, owned: OwnedPartition, applied: Applied) -> list[Outgoing]:
+        """Records of what closed, and of the trades that came too late for their window."""
+        windows = owned.market.windows
+        metrics.WINDOWS.inc(len(windows.closed()))
+        metrics.LATE_TRADES.inc(windows.n_late)
+        closed = [Outgoing(self._prefix + WINDOWS, owned.number, data) for data in owned.market.closed_windows()]
+        late = [
+            Outgoing(self._prefix + LATE, owned.number, encode(ticks, refs_of(frame), source=frame.header.source))
+            for frame, ticks in applied.late
+        ]
+        return closed + late
 
     async def _report(self, owned: OwnedPartition, applied: Applied) -> None:
         for gap in applied.gaps:

@@ -158,7 +158,7 @@ class Worker:
         ids = await topic_ids(settings, [prefix + JSON_TICKS])
         market = MarketAgent(
             ownership=self.ownership, coherence=self.coherence, rounds=self.rounds, directory=self.directory,
-            dead=dead, producer=self.producer, prefix=prefix,
+            dead=dead, producer=self.producer, prefix=prefix, deadline_s=settings.kafka.request_timeout_s,
         )  # fmt: skip
         gateway = GatewayAgent(
             settings, rounds=self.rounds, directory=self.directory, dead=dead, producer=self.producer,

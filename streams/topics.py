@@ -39,6 +39,8 @@ DEAD = "md.dead.v1"
 REQUESTS = "md.requests.v1"
 WRITES = "cache.writes.v1"
 INVALIDATIONS = "cache.invalidations.v1"
+LATE = "md.late.v1"
+WINDOWS = "metrics.windows.v1"
 
 TOPICS = (
     Topic(FRAMES, config=_delete(24, retention_bytes=str(8 << 30))),
@@ -48,4 +50,6 @@ TOPICS = (
     Topic(REQUESTS, partitioned=False, config=_delete(1)),
     Topic(WRITES, config=_delete(7 * 24)),
     Topic(INVALIDATIONS, config=_delete(1)),
+    Topic(LATE, config=_delete(7 * 24)),
+    Topic(WINDOWS, config=_delete(24, retention_bytes=str(8 << 30))),
 )

@@ -51,10 +51,12 @@ class Venue:
     def event(self) -> TickArray:
         """The rows of one event of any kind, of a busy instrument (an index into INSTRUMENTS)."""
         random, instrument = self.random, self.random.choice(BUSY)
-        kind = random.choice([1, 2, 2, 3, 3, 3, 4, 5, 6, 7, 8, 10, 11])
+        kind = random.choice([1, 1, 1, 2, 2, 3, 3, 3, 4, 5, 6, 7, 8, 10, 11])
         rows = self._book(instrument) if kind == Kind.BOOK else self._fields(kind)
-        self.clock += random.randint(1, 1000)
-        rows["ts_event"], rows["ts_recv"] = self.clock, self.clock + random.randint(0, 50)
+        # Steps that now and then skip seconds or a minute; venues' clocks that lag, or lead by more than windows allow.
+        self.clock += random.choice([1, 10**6, random.randint(1, 4 * 10**8), random.randint(1, 2 * 10**10)])
+        lag = random.choice([0, 10**6, random.randint(-6 * 10**9, 3 * 10**9)])
+        rows["ts_event"], rows["ts_recv"] = self.clock - lag, self.clock + random.randint(0, 50)
         rows["instrument_id"] = instrument
         return rows
 

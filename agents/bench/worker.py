@@ -149,7 +149,7 @@ async def check_served(settings: Settings, expected: list[InstrumentFinal]) -> N
     wanted, found = digest(expected), await asyncio.to_thread(served_digest, settings)
     if found != wanted:
         raise MarketPrismError(f"the worker's RocksDB holds {found}, the ticks that were sent end in {wanted}")
-    if wrong := await redis_differences(settings, expected):
+    if wrong := await redis_differences(settings, expected, ended=False):
         raise MarketPrismError(f"{len(wrong)} keys in Redis are not as the ticks that were sent end, as {wrong[0]}")
 
 

@@ -15,6 +15,7 @@ from models.market.tick import Action, Kind, Side
 
 PAGE_SLOTS = 64  # slots of one facet that rest in one page
 NOTHING = -1  # version of a page that holds nothing yet
+OWN_BAR = 0  # ts_recv of a bar made of trades: nobody sent it
 
 _INTERVALS = np.array(list(BAR_INTERVALS_S.values()), np.int64)
 _VERSION, _EVENT, _RECV, _N, _V0 = facets.VERSION, facets.TS_EVENT, facets.TS_RECV, facets.N_ROWS, facets.V0
@@ -82,6 +83,19 @@ class Rows:
             if at < len(words):  # the first row of this facet
                 self.ensure(self.capacity, 1 << facet)
         return counted
+
+    def put_bars(self, closed: NDArray[np.int64], version: int) -> None:
+        """Windows that closed, shape (n, 9), columns as `models.windows.window.CLOSED`, become the rows of their bars.
+
+        A venue's own bars of that length stand instead where it sends any.
+        """
+        if len(closed):
+            self.ensure(self.capacity, 0b111 << _FIRST_BAR)
+            planes = self.plane_of[_FIRST_BAR : _FIRST_BAR + 3]
+            self.n_touched = _put_bars(
+                closed, version, self.rows, planes, self.page_version, self.dirty, self.mask, self.touched,
+                self.n_touched,
+            )  # fmt: skip
 
     def touch(self, slot: int, facet: int) -> None:
         """Name a facet of a slot as changed in this round."""
@@ -181,6 +195,8 @@ def _apply(  # type: ignore[no-untyped-def]
                 continue
             dirty[plane, page] = True
             row = rows[plane, slot]
+            if facet >= _FIRST_BAR and row[_RECV] == OWN_BAR:
+                row[_N] = 0  # the venue's own bars stand, and count, alone
             row[_VERSION] = version
             row[_EVENT] = words[i, 0]
             row[_RECV] = words[i, 1]
@@ -214,3 +230,27 @@ def _apply(  # type: ignore[no-untyped-def]
             n_touched += 1
         mask[slot] |= np.uint64(1) << np.uint64(facet)
     return words.shape[0], 0, n_touched, n_book, counted
+
+
+@numba.njit(cache=True, nogil=True)
+def _put_bars(closed, version, rows, planes, page_version, dirty, mask, touched, n_touched):  # type: ignore[no-untyped-def]
+    for i in range(closed.shape[0]):
+        slot, interval, number = closed[i, 0], closed[i, 1], closed[i, 2]
+        plane, page = planes[interval], slot // PAGE_SLOTS
+        row = rows[plane, slot]
+        if version <= page_version[plane, page] or (row[_N] and row[_RECV] != OWN_BAR):
+            continue
+        length_ns = _INTERVALS[interval] * 1_000_000_000
+        dirty[plane, page] = True
+        row[_VERSION] = version
+        row[_EVENT] = (number + 1) * length_ns
+        row[_RECV] = OWN_BAR
+        row[_N] += 1
+        for f in range(5):
+            row[_V0 + f] = closed[i, 3 + f]
+        row[_V0 + 5] = number * length_ns
+        if mask[slot] == 0:
+            touched[n_touched] = slot
+            n_touched += 1
+        mask[slot] |= np.uint64(1) << np.uint64(_FIRST_BAR + interval)
+    return n_touched

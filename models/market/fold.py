@@ -7,8 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.market.digest import InstrumentFinal, Levels, Numbers
+from models.market import facets
+from models.market.digest import BarsFinal, InstrumentFinal, Levels, Numbers
 from models.market.tick import TICK, Action, Flag, Kind, Side, TickArray
+from models.windows.fold import BarFold
+from models.windows.window import INTERVALS_S, SECOND_NS
 
 _Row = tuple[int, int, int, int]  # side, price, size, action
 
@@ -95,6 +98,8 @@ class OfflineFold:
         self._quote = np.zeros(n, TICK)
         self._bid = np.zeros(n, TICK)
         self._ask = np.zeros(n, TICK)
+        self.bars = BarFold()
+        self._venue_bars: dict[tuple[int, int], BarsFinal] = {}  # by instrument and facet
         self._books: dict[int, OfflineBook] = {}
         self._open: dict[int, _Event] = {}  # events whose last row is still to come
 
@@ -107,7 +112,24 @@ class OfflineFold:
         self._keep_last(self._quote, ticks, quote)
         self._keep_last(self._bid, ticks, quote & (side == Side.BID))
         self._keep_last(self._ask, ticks, quote & (side == Side.ASK))
+        self.bars.update(ticks)
+        self._update_venue_bars(ticks[kind == Kind.BAR])
         self._update_books(ticks[kind == Kind.BOOK])
+
+    def _update_venue_bars(self, rows: TickArray) -> None:
+        facet_of = {seconds: facets.FIRST_BAR + n for n, seconds in enumerate(facets.BAR_INTERVALS_S.values())}
+        columns = ("instrument_id", "ref_id", "side", "price", "size", "venue_seq")
+        for i, seconds, field, price, size, start_ns in zip(*(rows[name].tolist() for name in columns), strict=True):
+            if (facet := facet_of.get(seconds)) is None:
+                continue
+            before = self._venue_bars.get((i, facet), BarsFinal(facet, 0, (0, 0, 0, 0, 0, 0)))
+            last = list(before.last)
+            last[min(field, 3)] = price
+            if field == 3:
+                last[4:] = size, start_ns
+            self._venue_bars[i, facet] = BarsFinal(
+                facet, before.n + 1, (last[0], last[1], last[2], last[3], last[4], last[5])
+            )
 
     def _keep_last(self, kept: TickArray, ticks: TickArray, wanted: NDArray[np.bool_]) -> None:
         index = np.flatnonzero(wanted)
@@ -136,13 +158,31 @@ class OfflineFold:
         """Instruments that have rows, in the order of `texts`."""
         nothing = OfflineBook()
         out = []
+        bars = self._bars()
         for i, text in enumerate(self._texts):
             if self._rows[i]:
                 bids, asks = self._books.get(i, nothing).levels()
                 out.append(
-                    InstrumentFinal(text, int(self._rows[i]), self._last_trade(i), self._last_quote(i), bids, asks)
-                )
+                    InstrumentFinal(
+                        text, int(self._rows[i]), self._last_trade(i), self._last_quote(i), bids, asks,
+                        tuple(sorted(bars.get(i, {}).values())),
+                    )
+                )  # fmt: skip
         return out
+
+    def _bars(self) -> dict[int, dict[int, BarsFinal]]:
+        """By instrument and facet; a venue's own bars of a length stand instead of those made of trades."""
+        found: dict[int, dict[int, BarsFinal]] = {}
+        for i, interval, last, count, checksum in self.bars.finals():
+            facet = facets.FIRST_BAR + interval
+            start, opened, high, low, close, volume, _ = last
+            start_ns = start * INTERVALS_S[interval] * SECOND_NS
+            made = BarsFinal(facet, count, (opened, high, low, close, volume, start_ns), checksum)
+            found.setdefault(i, {})[facet] = made
+        for (i, facet), venue in self._venue_bars.items():
+            made = found.setdefault(i, {}).get(facet, venue)
+            found[i][facet] = venue._replace(checksum=made.checksum)
+        return found
 
     def _last_trade(self, i: int) -> Numbers | None:
         row = self._trade[i]

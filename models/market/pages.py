@@ -8,6 +8,7 @@ big-endian, so that a scan meets pages in order.
 | `O` | owner record: its Kafka offset is the token; text for people |
 | `S` page u32 | msgpack list of the definitions of slots 64 * page ... |
 | `R` facet u8, page u32 | source version i64, 64 state rows of 10 i64 |
+| `W` page u32 | source version i64, open windows of 64 slots (`models.windows.page`) |
 | `B` slot u32 | book header, `K` slot u32, chunk u32: its levels, `P` slot u32: its pending rows |
 | `E` key | generic entry: version i64 big-endian, msgpack entry |
 | `C` | control page: what decides whether a row counts (rule 3), msgpack |
@@ -26,12 +27,13 @@ from models.errors import CorruptPage
 from models.market.conflate import PAGE_SLOTS
 from models.market.facets import N_COLUMNS
 from models.market.instruments import Instrument
+from models.windows.window import NO_WATERMARK
 
 T = TypeVar("T")
 
 OWNER = b"O"
 CONTROL = b"C"
-SLOTS, ROWS, BOOK, CHUNK, PENDING, ENTRY = b"S", b"R", b"B", b"K", b"P", b"E"
+SLOTS, ROWS, WINDOWS, BOOK, CHUNK, PENDING, ENTRY = b"S", b"R", b"W", b"B", b"K", b"P", b"E"
 
 _TOKEN = struct.Struct("<q")
 _U32 = struct.Struct(">I")
@@ -64,10 +66,15 @@ class ControlPage(msgspec.Struct):
     floors: dict[str, int]  # `t:<tag>`, `n:<namespace>`, `*` -> version
     topic_ids: dict[str, str] = {}
     epoch: int = 0
+    watermark_ns: int = NO_WATERMARK
 
 
 def slots_key(page: int) -> bytes:
     return SLOTS + _U32.pack(page)
+
+
+def windows_key(page: int) -> bytes:
+    return WINDOWS + _U32.pack(page)
 
 
 def rows_key(facet: int, page: int) -> bytes:

@@ -17,9 +17,14 @@ from models.market.frame import HEADER, FrameHeader, decode_header, decode_words
 from models.market.instruments import INSTRUMENT_REF, Instrument
 from models.market.pages import Record, SourcePosition
 from models.market.slots import SlotTable
-from models.market.tick import TICK, Action, Kind
+from models.market.tick import TICK, Action, Kind, TickArray
+from models.windows.frame import MAX_WINDOWS, encode_windows
+from models.windows.page import decode_page, encode_page
+from models.windows.tumbling import AHEAD_NS, Windows
+from models.windows.window import END, INTERVALS, NO_WATERMARK
 
 FORGET_SOURCE_MS = 7 * 86_400_000  # rule 2: a source silent for 7 days leaves the table
+_BARS = range(facets.FIRST_BAR, facets.FIRST_BAR + len(INTERVALS))
 
 
 class IncomingFrame(NamedTuple):
@@ -44,6 +49,7 @@ class Applied(NamedTuple):
     gaps: list[PositionGap]
     bad_books: list[int]  # slots that began to await a snapshot
     refused: list[tuple[IncomingFrame, TickRefused]]
+    late: list[tuple[IncomingFrame, TickArray]]  # trades that no window took, by frame
 
 
 def open_frame(version: int, append_ms: int, data: bytes) -> IncomingFrame:
@@ -51,7 +57,7 @@ def open_frame(version: int, append_ms: int, data: bytes) -> IncomingFrame:
     return IncomingFrame(version, append_ms, decode_header(data), data)
 
 
-def _refs(frames: Sequence[IncomingFrame]) -> NDArray[np.void]:
+def refs_of(*frames: IncomingFrame) -> NDArray[np.void]:
     """The lists of instruments of all frames, one behind the other: array operations a round, not a frame."""
     lists = [f.data[HEADER.size : HEADER.size + INSTRUMENT_REF.itemsize * f.header.n_instruments] for f in frames]
     return np.frombuffer(b"".join(lists), INSTRUMENT_REF)
@@ -69,16 +75,18 @@ class MarketPartition:
         self.slots = SlotTable()
         self.rows = Rows()
         self.books = BookPool()
+        self.windows = Windows()
         self.sources: dict[int, SourcePosition] = {}
         self.applied = self.held = -1
         self._book_rows = BookRows()
         self._bad_books: set[int] = set()
         self._words = np.empty((8192, 8), np.int64)  # the ticks of one frame
         self._saved_slots = 0
+        self._n_bars = 0  # windows closed in this round that are rows already
 
     def unknown(self, frames: Sequence[IncomingFrame]) -> set[int]:
         """Hashes of instruments that have no slot yet."""
-        hashes = np.ascontiguousarray(_refs(frames)["hash"])
+        hashes = np.ascontiguousarray(refs_of(*frames)["hash"])
         return set(hashes[self.slots.find(hashes) < 0].tolist())
 
     def add(self, instruments: Iterable[Instrument]) -> None:
@@ -87,11 +95,19 @@ class MarketPartition:
             self.slots.add(instrument)
         self.rows.ensure(len(self.slots))
         self.books.ensure(len(self.slots))
+        self.windows.ensure(len(self.slots))
 
-    def apply(self, frames: Sequence[IncomingFrame]) -> Applied:
-        """Apply frames of rising versions in one pass; a frame that cannot be applied whole is refused whole."""
+    def apply(self, frames: Sequence[IncomingFrame], *, live: bool = False) -> Applied:
+        """Apply frames of rising versions in one pass; a frame that cannot be applied whole is refused whole.
+
+        Args:
+            live: rows that claim to be received after they were appended do not move the watermark (rule 15).
+        """
         self._bad_books.clear()
+        self.windows.begin()
+        self._n_bars = 0
         n_rows = 0
+        late: list[tuple[IncomingFrame, TickArray]] = []
         gaps: list[PositionGap] = []
         refused: list[tuple[IncomingFrame, TickRefused]] = []
         slots, usable = self._find(frames)
@@ -103,14 +119,33 @@ class MarketPartition:
             try:
                 if not (all_usable or usable[start:end].all()):
                     raise self._why_unusable(slots[start:end], usable[start:end])
-                n_rows += self._apply_frame(frame, slots[start:end], gaps)
+                n_rows += self._apply_frame(frame, slots[start:end], gaps, late, live=live)
             except TickRefused as exc:
                 refused.append((frame, exc))
             except CorruptFrame as exc:
                 refused.append((frame, TickRefused("bad_frame", str(exc))))
             self.applied = frame.version
         self._apply_books()
-        return Applied(n_rows, gaps, sorted(self._bad_books), refused)
+        self._close_windows(self.applied)
+        return Applied(n_rows, gaps, sorted(self._bad_books), refused, late)
+
+    def _close_windows(self, version: int) -> None:
+        """Close what the watermark has passed; what closed since the last call becomes rows."""
+        self.windows.close(version)
+        closed = self.windows.closed()
+        self.rows.put_bars(closed[self._n_bars :], version)
+        self._n_bars = len(closed)
+
+    def closed_windows(self) -> list[bytes]:
+        """Records of the windows that the last `apply` closed."""
+        closed = self.windows.closed()
+        return [
+            encode_windows(
+                closed[at : at + MAX_WINDOWS], self.slots.refs(),
+                version=self.applied, watermark_ns=self.windows.watermark_ns,
+            )
+            for at in range(0, len(closed), MAX_WINDOWS)
+        ]  # fmt: skip
 
     def _apply_books(self) -> None:
         """Give the books the rows that were set aside for them."""
@@ -122,7 +157,7 @@ class MarketPartition:
 
     def _find(self, frames: Sequence[IncomingFrame]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """Slot of every instrument that the frames list, and whether it has one and the frame's exponents are its."""
-        refs = _refs(frames)
+        refs = refs_of(*frames)
         slots = self.slots.find(np.ascontiguousarray(refs["hash"]))
         same_price = self.slots.price_exp[slots] == refs["price_exp"]
         return slots, (slots >= 0) & same_price & (self.slots.size_exp[slots] == refs["size_exp"])
@@ -133,7 +168,15 @@ class MarketPartition:
         text = self.slots.instruments[slots[~usable][0]].text
         return TickRefused("bad_frame", f"its exponents of {text} differ from the definition's")
 
-    def _apply_frame(self, frame: IncomingFrame, slot_of: NDArray[np.int32], gaps: list[PositionGap]) -> int:
+    def _apply_frame(
+        self,
+        frame: IncomingFrame,
+        slot_of: NDArray[np.int32],
+        gaps: list[PositionGap],
+        late: list[tuple[IncomingFrame, TickArray]],
+        *,
+        live: bool,
+    ) -> int:
         header = frame.header
         source = self.sources.get(header.source)
         last = source.position if source else 0
@@ -148,6 +191,12 @@ class MarketPartition:
         if header.dense and header.prev_position > last:
             gaps.append(PositionGap(header.source, last, header.prev_position))
         counted = self.rows.apply(words, slot_of, version=frame.version, after=last, books=self._book_rows)
+        untaken = self.windows.apply(
+            words, slot_of, version=frame.version, after=last,
+            latest_ns=frame.append_ms * 1_000_000 + AHEAD_NS if live else END,
+        )  # fmt: skip
+        if len(untaken):
+            late.append((frame, words[untaken].view(TICK).reshape(-1)))
         self.sources[header.source] = SourcePosition(header.last_position, frame.append_ms)
         return counted
 
@@ -158,8 +207,11 @@ class MarketPartition:
         if len(ticks) > 1:
             raise TickRefused("bad_frame", "the row that starts a run does not travel alone")
         self._apply_books()  # rows of frames before this one are forgotten too
+        self._close_windows(version)  # while they are still those of the run before
+        self.windows.watermark_ns = NO_WATERMARK
         for slot in slot_of.tolist():
             self.rows.clear_slot(slot, version)
+            self.windows.clear_slot(slot, version)
             # None to forget at -1; at or above this version its page was written after this frame and holds newer rows.
             if -1 < self.books.version(slot) < version:
                 self.rows.touch(slot, facets.BOOK)
@@ -176,13 +228,7 @@ class MarketPartition:
                 named = self.slots.instruments[page * PAGE_SLOTS : (page + 1) * PAGE_SLOTS]
                 groups.append([(pages.slots_key(page), pages.encode_slots(named))])
             self._saved_slots = len(self.slots)
-        rows = self.rows
-        for plane, page in np.argwhere(rows.dirty).tolist():
-            # A page that a crash left ahead of the control page stays ahead while the frames between are seen again.
-            version = rows.page_version[plane, page] = max(self.applied, int(rows.page_version[plane, page]))
-            body = pages.encode_rows(version, rows.rows[plane, page * PAGE_SLOTS : (page + 1) * PAGE_SLOTS])
-            groups.append([(pages.rows_key(rows.facet_of[plane], page), body)])
-        rows.dirty[:] = False
+        groups += self._flush_rows()
         changes = self.books.dirty(Consumer.BARRIER)
         for change in changes:
             group: list[Record] = [(pages.book_key(pages.BOOK, change.slot), self.books.header_bytes(change.slot))]
@@ -198,10 +244,40 @@ class MarketPartition:
         self.sources = {k: s for k, s in self.sources.items() if s.heard_ms > newest - FORGET_SOURCE_MS}
         return groups, dict(self.sources)
 
+    def _flush_rows(self) -> list[list[Record]]:
+        """Changed pages of rows and of windows.
+
+        A bar's page goes with that of its windows, or windows that a crash left ahead would not close again into a bar
+        that it left behind.
+        """
+        groups: list[list[Record]] = []
+        windows, rows = self.windows, self.rows
+        with_windows: dict[int, list[Record]] = {}
+        for page in np.flatnonzero(windows.dirty).tolist():
+            slots = slice(page * PAGE_SLOTS, (page + 1) * PAGE_SLOTS)
+            # A page that a crash left ahead of the control page stays ahead while the frames between are seen again.
+            version = windows.page_version[page] = max(self.applied, int(windows.page_version[page]))
+            body = encode_page(version, windows.open[slots], windows.sums[slots])
+            with_windows[page] = [(pages.windows_key(page), body)]
+            groups.append(with_windows[page])
+        for plane, page in np.argwhere(rows.dirty).tolist():
+            facet = rows.facet_of[plane]
+            version = rows.page_version[plane, page] = max(self.applied, int(rows.page_version[plane, page]))
+            body = pages.encode_rows(version, rows.rows[plane, page * PAGE_SLOTS : (page + 1) * PAGE_SLOTS])
+            record = (pages.rows_key(facet, page), body)
+            if facet in _BARS and page in with_windows:
+                with_windows[page].append(record)
+            else:
+                groups.append([record])
+        windows.dirty[:] = False
+        rows.dirty[:] = False
+        return groups
+
     def rewrite_pages(self) -> None:
         """Everything is to be flushed again."""
         self._saved_slots = 0
         self.rows.dirty[:] = True
+        self.windows.dirty[:] = True
         self.books.mark_dirty(Consumer.BARRIER)
 
     def advance(self, version: int) -> None:
@@ -226,6 +302,8 @@ class MarketPartition:
                     self.add(pages.decode_slots(body))
                 case pages.ROWS:
                     rows.append((key, body))
+                case pages.WINDOWS:
+                    self.windows.load(pages.numbers(key)[0], *decode_page(body))
                 case pages.BOOK:
                     headers[pages.numbers(key)[0]] = body
                 case pages.CHUNK:

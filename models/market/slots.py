@@ -6,7 +6,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from models.market.instruments import Instrument
+from models.market.instruments import INSTRUMENT_REF, Instrument
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio (Knuth, TAOCP 6.4, Fibonacci hashing)
 
@@ -27,6 +27,13 @@ class SlotTable:
 
     def __len__(self) -> int:
         return len(self.instruments)
+
+    def refs(self) -> NDArray[np.void]:
+        """INSTRUMENT_REF by slot."""
+        refs = np.zeros(len(self), INSTRUMENT_REF)
+        for name, column in (("hash", self.hashes), ("price_exp", self.price_exp), ("size_exp", self.size_exp)):
+            refs[name] = column[: len(self)]
+        return refs
 
     def find(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
         """Slots of hashes, shape (k,); -1 where the hash has none."""

@@ -25,6 +25,7 @@ from streams.cache.rocks import applied_on_disk, read_partition
 from streams.settings import Settings
 
 _POLL_S = 0.02
+_BARS = range(facets.FIRST_BAR, facets.BOOK)
 _NO_LEVELS: Levels = np.empty((0, 2), np.int64)
 
 
@@ -73,20 +74,26 @@ def served_digest(settings: Settings) -> str:
     return digest(disk_finals(settings))
 
 
-async def redis_differences(settings: Settings, expected: Iterable[InstrumentFinal]) -> list[str]:
-    """Keys whose trade, quote or book in Redis is not the expected one; empty = the tiers agree."""
+async def redis_differences(
+    settings: Settings, expected: Iterable[InstrumentFinal], *, ended: bool = True
+) -> list[str]:
+    """Keys whose trade, quote, book or bar in Redis is not the expected one; empty = the tiers agree.
+
+    Args:
+        ended: all windows have closed; else bars are not compared, for the last one may not be there yet.
+    """
     redis = connect_redis(settings.redis)
     try:
-        return [key for final in expected for key in await _differs(redis, settings, final)]
+        return [key for final in expected for key in await _differs(redis, settings, final, ended)]
     finally:
         await redis.aclose()
 
 
-async def _differs(redis: Redis, settings: Settings, final: InstrumentFinal) -> list[str]:
+async def _differs(redis: Redis, settings: Settings, final: InstrumentFinal, ended: bool) -> list[str]:
     number = partition_of(final.text, settings.kafka.partitions)
     keys = facet_keys(settings.topics.prefix, final.text, number)
     with redis_errors(settings.redis.url):
-        trade, quote = await redis.mget(keys[facets.TRADE], keys[facets.QUOTE])
+        trade, quote, *bars = await redis.mget(keys[f] for f in (facets.TRADE, facets.QUOTE, *_BARS))
         fields = cast(dict[bytes, bytes], await redis.hgetall(keys[facets.BOOK]))
     trade_row, quote_row = (unpack_row(data) if isinstance(data, bytes) else None for data in (trade, quote))
     wrong = []
@@ -94,6 +101,11 @@ async def _differs(redis: Redis, settings: Settings, final: InstrumentFinal) -> 
         wrong.append("trade")
     if final.quote != (quote_row and quote_row.values[:5]):
         wrong.append("quote")
+    last = {bars.facet: bars.last for bars in final.bars}
+    for facet, data in zip(_BARS if ended else (), bars, strict=False):
+        row = unpack_row(data) if isinstance(data, bytes) else None
+        if last.get(facet) != (row and row.values):
+            wrong.append(facets.FACETS[facet])
     bids, asks = _book(fields)
     if not (np.array_equal(bids, final.bids) and np.array_equal(asks, final.asks)):
         wrong.append("book")

@@ -60,6 +60,7 @@ class OwnedPartition:
             floors=dict(self.entries.floors),
             topic_ids=self.topic_ids,
             epoch=self.epoch,
+            watermark_ns=self.market.windows.watermark_ns,
         )
         return Flush(groups + self.entries.flush(), (pages.CONTROL, pages.encode_control(control)))
 
@@ -72,6 +73,7 @@ class OwnedPartition:
                 self.market.held = self.market.applied = control.frames_version
                 self.entries.held = self.entries.applied = control.writes_version
                 self.market.sources = control.sources
+                self.market.windows.watermark_ns = control.watermark_ns
                 self.entries.floors = control.floors
                 self.epoch, self.topic_ids = control.epoch, control.topic_ids
         self.announced = {space: self.applied(space) for space in Space}

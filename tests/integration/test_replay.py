@@ -71,9 +71,9 @@ def rows_in(frames: list[Frame], day: Day) -> TickArray:
 
 
 def folded(frames: list[list[Frame]], day: Day) -> str:
+    rows = np.concatenate([rows_in(part, day) for part in frames])
     fold = OfflineFold([instrument.text for instrument in day.instruments])
-    for part in frames:
-        fold.update(rows_in(part, day))
+    fold.update(rows[np.argsort(rows["seq"])])
     return digest(fold.finals())
 
 

@@ -17,13 +17,16 @@ from hypothesis import strategies as st
 from models.cache.write import CacheWrite
 from models.errors import CorruptPage
 from models.market import pages
-from models.market.conflate import NOTHING
+from models.market.conflate import NOTHING, OWN_BAR
+from models.market.facets import TS_RECV, VERSION
 from models.market.pages import Flush, Record
 from models.market.partition import MarketPartition
+from models.windows.page import decode_page, encode_page
+from models.windows.window import COUNT, NO_WATERMARK
 from streams.kafka.owned import OwnedPartition
 from tests.books import check_structure, sides
 from tests.feeds import INSTRUMENTS, Sent, log_of
-from tests.property.test_conflate import rows_of
+from tests.property.test_conflate import State, rows_of
 
 BY_HASH = {instrument.hash: instrument for instrument in INSTRUMENTS}
 TOKEN = 7
@@ -150,7 +153,22 @@ def state_of(market: MarketPartition) -> dict[str, Any]:
         if header.version >= 0:
             numbers = tuple(header)[: header._fields.index("bids")]
             books[instrument.text] = (numbers, *sides(market.books, slot), market.books.pending_bytes(slot))
-    return {"rows": rows_of(market), "books": books, "sources": market.sources, "applied": market.applied}
+    windows = {
+        instrument.text: (
+            [window for window in market.windows.open[slot].tolist() if window[COUNT]],
+            market.windows.sums[slot].tolist(),
+        )
+        for slot, instrument in enumerate(market.slots.instruments)
+    }
+    return {
+        "rows": without_versions_of_bars(rows_of(market, own_bars=True)), "windows": windows, "books": books,
+        "sources": market.sources, "applied": market.applied, "watermark": market.windows.watermark_ns,
+    }  # fmt: skip
+
+
+def without_versions_of_bars(rows: State) -> State:
+    """A bar's version is that of the round which closed it, and a crash changes the rounds."""
+    return {key: row if row[TS_RECV] != OWN_BAR else row[VERSION + 1 :] for key, row in rows.items()}
 
 
 def entries_of(worker: CrashingWorker) -> dict[bytes, bytes]:
@@ -213,6 +231,29 @@ def records_alone(flush: Flush) -> list[list[Record]]:
     return [[record] for unit in in_order(flush) for record in unit]
 
 
+def bars_first(flush: Flush) -> list[list[Record]]:
+    """A page of bars apart from the page of the windows that they were made of."""
+    alone = [[record] for unit in flush.groups for record in unit]
+    return [*sorted(alone, key=lambda unit: unit[0][0][:1] == pages.WINDOWS), [flush.control]]
+
+
+def without_window_versions(records: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Window pages as if they did not say what they hold."""
+    return [
+        (key, encode_page(NOTHING, *decode_page(body)[1:]) if key[:1] == pages.WINDOWS else body)
+        for key, body in records
+    ]
+
+
+def without_watermark(records: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    changed = dict(records)
+    if pages.CONTROL in changed:
+        control = pages.decode_control(changed[pages.CONTROL])
+        control.watermark_ns = NO_WATERMARK
+        changed[pages.CONTROL] = pages.encode_control(control)
+    return list(changed.items())
+
+
 def without_page_versions(records: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Row pages as if they did not say what they hold."""
     return [
@@ -241,7 +282,10 @@ def without_positions(records: Iterable[tuple[bytes, bytes]]) -> list[tuple[byte
         {"order": control_first},
         {"order": rows_first},
         {"order": records_alone},
+        {"order": bars_first},
         {"read": without_page_versions},
+        {"read": without_window_versions},
+        {"read": without_watermark},
         {"read": without_pending_rows},
         {"read": without_positions},
     ],
@@ -253,7 +297,7 @@ def test_the_comparison_finds_a_wrong_way_to_write_or_to_read_pages(variant: dic
 
 def test_crashes_of_the_property_meet_books_that_wait_and_pages_ahead_of_the_control_page() -> None:
     """The property says little unless its worker gets into the states that are hard to come back from."""
-    workers = [CrashingWorker(**logs(seed), random=Random(seed)) for seed in range(30)]
+    workers = [CrashingWorker(**logs(seed), random=Random(seed)) for seed in range(60)]
     for worker in workers:
         worker.run()
     assert sum(worker.n_crashes for worker in workers) > 60

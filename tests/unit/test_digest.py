@@ -7,15 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.market.digest import InstrumentFinal, digest, serialise
+from models.market.digest import BarsFinal, InstrumentFinal, digest, serialise
 from models.market.fold import OfflineFold
 from models.market.tick import TICK, Action, Flag, Kind, Side, TickArray
 
 BTC, ETH = "binance.spot.BTC-USDT", "binance.spot.ETH-USDT"
 NOTHING = np.empty((0, 2), np.int64)
 FINAL = InstrumentFinal(
-    BTC, 5, (100, 2, 1, 77, 9), (99, 1, 0, 0, 12), np.array([[99, 1], [98, 4]]), np.array([[101, 3]])
-)
+    BTC, 5, (100, 2, 1, 77, 9), (99, 1, 0, 0, 12), np.array([[99, 1], [98, 4]]), np.array([[101, 3]]),
+    (BarsFinal(8, 2, (100, 101, 99, 100, 7, 10**9), 2**64 - 1),),
+)  # fmt: skip
 
 
 def row(
@@ -55,8 +56,10 @@ def words(*numbers: int) -> bytes:
 
 
 def test_the_bytes_of_an_instrument_are_little_endian_and_in_the_documented_order() -> None:
-    head = b"\x15\x00" + words(5) + b"\x01\x01" + b"\x02\x00\x00\x00" + b"\x01\x00\x00\x00" + BTC.encode()
-    assert serialise(FINAL) == head + words(100, 2, 1, 77, 9) + words(99, 1, 0, 0, 12) + words(99, 1, 98, 4, 101, 3)
+    head = b"\x15\x00" + words(5) + b"\x01\x01" + b"\x02\x00\x00\x00" + b"\x01\x00\x00\x00" + b"\x01" + BTC.encode()
+    levels = words(99, 1, 98, 4, 101, 3)
+    bars = b"\x08" + words(2, 100, 101, 99, 100, 7, 10**9) + b"\xff" * 8
+    assert serialise(FINAL) == head + words(100, 2, 1, 77, 9) + words(99, 1, 0, 0, 12) + levels + bars
 
 
 def test_an_absent_trade_is_not_a_trade_of_zeros() -> None:
@@ -64,7 +67,7 @@ def test_an_absent_trade_is_not_a_trade_of_zeros() -> None:
 
 
 def test_the_digest_is_the_one_that_was_published() -> None:
-    expected = "a2dd7647028209a9dfe403d97f630ef504d166235c2484992188fde06349705c"
+    expected = "9898324b38e772bd28298fb90c56f4b88f713f0eb7aa23e3ac53cdd6bb03235a"
     assert digest([FINAL, replace(FINAL, text=ETH, trade=None)]) == expected
 
 

@@ -242,14 +242,16 @@ def keys(partition: Partition) -> list[bytes]:
 def test_flush_holds_only_pages_that_changed(partition: Partition) -> None:
     partition(trade(1), trade(2, instrument=69), ids=(0, 69))
     slot_pages = [pages.slots_key(0), pages.slots_key(1)]
-    assert keys(partition) == [*slot_pages, pages.rows_key(facets.TRADE, 0), pages.rows_key(facets.TRADE, 1)]
+    window_pages = [pages.windows_key(0), pages.windows_key(1)]
+    trade_pages = [pages.rows_key(facets.TRADE, 0), pages.rows_key(facets.TRADE, 1)]
+    assert keys(partition) == [*slot_pages, *window_pages, *trade_pages]
     partition(quote(Side.BID, 1, 1))
     assert keys(partition) == [pages.rows_key(facets.QUOTE, 0)]
     assert keys(partition) == []
     partition.market.add([Instrument("venue", "spot", "NEW-USDT")])
     assert keys(partition) == [slot_pages[1]]
     partition.market.rewrite_pages()
-    assert set(keys(partition)) == {*slot_pages, *(pages.rows_key(f, p) for f in (0, 1) for p in (0, 1))}
+    assert set(keys(partition)) == {*slot_pages, *window_pages, *(pages.rows_key(f, p) for f in (0, 1) for p in (0, 1))}
 
 
 def restored(partition: Partition) -> OwnedPartition:

@@ -17,6 +17,7 @@ from models.market import pages
 from models.market.facets import N_COLUMNS
 from models.market.instruments import Instrument
 from models.market.pages import ControlPage, SourcePosition
+from models.windows.page import decode_page, encode_page
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 WRITE_GOLDEN = "MARKETPRISM_WRITE_GOLDEN"  # set it to 1 to write the golden bytes anew, then read the diff
@@ -33,9 +34,15 @@ CONTROL = ControlPage(
     floors={"*": 3, "n:app": 4, "t:rot": 1 << 48},
     topic_ids={"md.frames.v1": "b2NoLSBuZWluLCBuaWNodA"},
     epoch=1,
+    watermark_ns=1_760_000_000 * 10**9,
 )
+OPEN = np.zeros((64, 8, 7), np.int64)
+OPEN[1, 3], OPEN[63, 7] = (1_760_000_001, -5, 6, -7, 5, 2**63 - 1, 3), (29_333_333, 1, 1, 1, 1, 0, 1)
+SUMS = np.zeros((64, 3), np.uint64)
+SUMS[1] = 2**64 - 1, 0, 7
 BODIES = {
     "rows": lambda: pages.encode_rows(1 << 48 | 7, ROWS),
+    "windows": lambda: encode_page(1 << 48 | 7, OPEN, SUMS),
     "slots": lambda: pages.encode_slots(SLOTS),
     "control": lambda: pages.encode_control(CONTROL),
 }
@@ -53,6 +60,8 @@ def test_golden_bytes_are_read_as_what_was_written() -> None:
     golden = {name: (GOLDEN / f"pages_{name}.bin").read_bytes() for name in BODIES}
     version, rows = pages.decode_rows(golden["rows"])
     assert (version, rows.tolist()) == (1 << 48 | 7, ROWS.tolist())
+    version, open_, sums = decode_page(golden["windows"])
+    assert (version, open_.tolist(), sums.tolist()) == (1 << 48 | 7, OPEN.tolist(), SUMS.tolist())
     assert pages.decode_slots(golden["slots"]) == SLOTS
     assert pages.decode_control(golden["control"]) == CONTROL
 
@@ -66,6 +75,7 @@ def test_control_page_of_an_older_worker_that_named_no_topics_is_read() -> None:
     ("key", "text", "numbers"),
     [
         (pages.slots_key(1), "53 00000001", (1,)),
+        (pages.windows_key(3), "57 00000003", (3,)),
         (pages.rows_key(14, 258), "52 0e 00000102", (14, 258)),
         (pages.book_key(pages.BOOK, 77), "42 0000004d", (77,)),
         (pages.book_key(pages.PENDING, 2**32 - 1), "50 ffffffff", (2**32 - 1,)),
