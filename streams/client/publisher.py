@@ -7,6 +7,8 @@ async with TickPublisher(settings) as publisher:
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any, Self
@@ -22,6 +24,7 @@ from models.market.json_refusals import Refusal
 from models.market.json_tick import MAX_ROWS, parse_batch
 from models.market.registry import InstrumentRegistry
 from models.market.tick import TICK, Flag, TickArray
+from streams.client.quiet import QUIET_S, QuietPartitions
 from streams.clock import Clock, now_ns
 from streams.kafka.clients import partition_count, start_producer, stop_client
 from streams.kafka.frame_sender import FrameSender, SenderStats
@@ -103,6 +106,7 @@ class TickPublisher:
             frame_ticks=self._limits.frame_ticks,
             dense=True,
         )
+        self._quiet = QuietPartitions(kafka.partitions)
         self._pacer = asyncio.create_task(self._pace(), name="publisher-pacer")
         return self
 
@@ -287,18 +291,26 @@ class TickPublisher:
         self._position += len(ticks)
 
     async def _emit(self, patience_s: float | None = None) -> None:
-        """Hand the gathered rows to the sender, in turn."""
+        """Hand the gathered rows to the sender, in turn, and tell quiet partitions how far the source has come."""
         async with self._turn:
             await self._sender.wait_for_room(self._n_rows, patience_s)
             n, self._n_rows = self._n_rows, 0
-            rows, due = self._rows[:n], self._due[:n]
-            await self._sender.send(self._packer.pack(rows, due_ns=due, sent_ns=self._clock()))
+            rows, at_s = self._rows[:n], time.monotonic()
+            frames = self._packer.pack(rows, due_ns=self._due[:n], sent_ns=self._clock())
+            if n:
+                self._quiet.wrote((frame.partition for frame in frames), int(rows["ts_recv"].max()), at_s)
+            for partition, watermark_ns in self._quiet.due(at_s).items():
+                self._position += 1
+                frames.append(self._packer.pack_watermark(partition, self._position, watermark_ns))
+            await self._sender.send(frames)
 
     async def _pace(self) -> None:
         """Send what was gathered for `frame_ms`."""
         while True:
-            await self._has_rows.wait()
-            await asyncio.sleep(self._limits.frame_ms / 1000)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(QUIET_S):
+                    await self._has_rows.wait()
+                await asyncio.sleep(self._limits.frame_ms / 1000)
             self._has_rows.clear()
             try:
                 await self._emit()

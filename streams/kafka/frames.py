@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from models.market.frame import encode
 from models.market.instruments import partition_of
 from models.market.registry import InstrumentRegistry
-from models.market.tick import TICK, Flag, TickArray
+from models.market.tick import TICK, Action, Flag, Kind, TickArray
 
 FRAME_TICKS = 4096
 RAW = np.dtype(f"V{TICK.itemsize}")  # a tick as bytes: NumPy copies structured rows field by field, ten times slower
@@ -128,6 +128,13 @@ class FramePacker:
         )
         self._last_position[partition] = int(row["seq"][-1])
         return PackedFrame(partition, data, 1)
+
+    def pack_watermark(self, partition: int, position: int, watermark_ns: int) -> PackedFrame:
+        """A control row that moves a quiet partition's watermark (rule 15); it counts as no tick."""
+        row = np.zeros(1, TICK)
+        row["kind"], row["action"], row["flags"], row["instrument_id"] = Kind.CONTROL, Action.UPDATE, Flag.LAST, -1
+        row["seq"], row["ts_event"], row["ts_recv"] = position, watermark_ns, watermark_ns
+        return self.pack_control(partition, row, np.empty(0, np.int32))._replace(n_ticks=0)
 
     def _cut(
         self, partition: int, rows: TickArray, due_ns: NDArray[np.int64] | None, sent_ns: int

@@ -15,7 +15,7 @@ from aiokafka.admin import NewTopic
 from models.errors import InstrumentConflict, PublishFailed, ServiceUnavailable, SettingsError, TickRefused
 from models.market.frame import Frame, decode
 from models.market.instruments import Instrument, decode_definition, encode_definition, instrument_hash, partition_of
-from models.market.tick import TICK, Flag, TickArray
+from models.market.tick import TICK, Flag, Kind, TickArray
 from streams.client.publisher import TickPublisher
 from streams.kafka.admin import connected, ensure_topics
 from streams.kafka.clients import start_producer, stop_client
@@ -51,8 +51,9 @@ def trades(n: int, n_instruments: int, first_price: int = 0) -> TickArray:
 
 
 async def frames(settings: Settings) -> list[tuple[int, Frame]]:
-    found = await records(settings, FRAMES, settings.kafka.partitions)
-    return [(record.partition, decode(record.value)) for record in found]
+    """All published frames; those that only tell a quiet partition the time are left out."""
+    found = [(r.partition, decode(r.value)) for r in await records(settings, FRAMES, settings.kafka.partitions)]
+    return [(partition, frame) for partition, frame in found if frame.ticks["kind"][0] != Kind.CONTROL]
 
 
 async def rows(settings: Settings) -> TickArray:
