@@ -276,14 +276,20 @@ async def test_without_acks_the_buffer_fills_then_calls_fail_and_nothing_is_lost
         assert len(arrived) >= taken - 10
 
 
-async def test_leaving_while_kafka_is_silent_says_so_within_the_deadline(topics: Settings) -> None:
+async def test_leaving_while_kafka_is_silent_says_so_within_the_deadline(topics: Settings, wait_until: Any) -> None:
     settings = replace(topics, publisher=replace(topics.publisher, delivery_timeout_s=0.5))
+    name = settings.topics.prefix + FRAMES
     async with asyncio.timeout(DEADLINE_S):
         with pytest.raises(PublishFailed, match="7 ticks wait"):
             async with TickPublisher(settings) as publisher:
                 await publisher.define([BTC])
                 async with connected(settings.kafka) as admin:
-                    await admin.delete_topics([settings.topics.prefix + FRAMES])
+                    await admin.delete_topics([name])
+
+                    async def gone() -> bool:
+                        return name not in await admin.list_topics()
+
+                    await wait_until(gone, DEADLINE_S, "the end of the topic")
                 await publisher.publish(trades(7, 1), [BTC])
 
 
