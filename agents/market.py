@@ -32,7 +32,11 @@ log = logging.getLogger(__name__)
 
 
 class MarketAgent:
-    """Applies rounds of `md.frames.v1`; see `process`."""
+    """Applies rounds of `md.frames.v1`; see `process`.
+
+    Args:
+        carried_rows: rows that one invalidation may carry, 0 = none.
+    """
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class MarketAgent:
         producer: AIOKafkaProducer,
         prefix: str,
         deadline_s: float,
+        carried_rows: int = 0,
     ) -> None:
         self._ownership = ownership
         self._coherence = coherence
@@ -54,6 +59,7 @@ class MarketAgent:
         self._producer = producer
         self._prefix = prefix
         self._deadline_s = deadline_s
+        self._carried_rows = carried_rows
 
     async def process(self, round_: Round) -> None:
         """Apply -> Redis -> invalidations -> closed windows -> processed: the barrier may commit the round."""
@@ -106,7 +112,7 @@ class MarketAgent:
             letters += [
                 letter_of(by_offset[offset_of(frame.version)], why.reason, why.detail) for frame, why in applied.refused
             ]
-        return market_step(owned, stamps)
+        return market_step(owned, stamps, carried_rows=self._carried_rows)
 
     def _windows(self, owned: OwnedPartition, applied: Applied) -> list[Outgoing]:
         """Records of what closed, and of the trades that came too late for their window."""

@@ -159,6 +159,7 @@ class Worker:
         market = MarketAgent(
             ownership=self.ownership, coherence=self.coherence, rounds=self.rounds, directory=self.directory,
             dead=dead, producer=self.producer, prefix=prefix, deadline_s=settings.kafka.request_timeout_s,
+            carried_rows=settings.worker.invalidation_rows,
         )  # fmt: skip
         gateway = GatewayAgent(
             settings, rounds=self.rounds, directory=self.directory, dead=dead, producer=self.producer,
