@@ -9,24 +9,22 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
 from agents.gateway import GatewayAgent
 from agents.health import HealthServer
 from agents.market import MarketAgent
 from agents.persist import PersistAgent
-from models.cache.keys import Space
 from models.cache.version import offset_of
 from models.market.warm import compile_kernels
 from streams import metrics
 from streams.cache.coherence import Coherence
 from streams.cache.connect import connect_redis
 from streams.cache.redis import PartitionWriter
-from streams.clock import now_ns
 from streams.kafka.admin import ensure_topics, topic_ids
 from streams.kafka.app import claim_store, discard_foreign_store, page_table, worker_app
-from streams.kafka.clients import start_consumer, start_producer, stop_client
+from streams.kafka.clients import start_producer, stop_client
 from streams.kafka.deadletter import DeadLetters
 from streams.kafka.instruments import InstrumentDirectory
 from streams.kafka.ownership import SOURCE_TOPICS, Ownership
@@ -235,32 +233,23 @@ class Worker:
 
     async def _heartbeats(self) -> None:
         """Each 100 ms: how far every partition is, and by when that was the log's end (rule 11)."""
-        settings = self.settings
-        names = {space: settings.topics.prefix + topic for space, topic in SOURCE_TOPICS.items()}
-        probe: AIOKafkaConsumer = await start_consumer(settings.kafka, names[Space.MARKET])
+        names = {space: self.settings.topics.prefix + topic for space, topic in SOURCE_TOPICS.items()}
         try:
             while True:
                 await asyncio.sleep(HEARTBEAT_S)
                 if not self.ready or self._failure_set:
                     continue
-                asked_ns = now_ns()
-                numbers = sorted(self.ownership.partitions)
-                ends = await probe.end_offsets(
-                    [TopicPartition(name, number) for name in names.values() for number in numbers]
-                )
                 async with self.ownership.lock:
-                    owned = self.ownership.partitions
+                    owned, ends = self.ownership.partitions, self.app.consumer.log_ends
                     proven = {
-                        (space, number): asked_ns
+                        (space, number): ends[tp][0]
                         for space, name in names.items()
                         for number in owned
-                        if _at_end(owned[number].applied(space), ends.get(TopicPartition(name, number)))
+                        if (tp := TP(name, number)) in ends and _at_end(owned[number].applied(space), ends[tp][1])
                     }
                     await self.coherence.heartbeat(list(owned.values()), proven)
         except Exception as exc:
             self._fail(exc)
-        finally:
-            await stop_client(probe)
 
     async def _close(self, part: str) -> None:
         match part, getattr(self, part, None):
@@ -274,5 +263,5 @@ class Worker:
                 await service.stop()
 
 
-def _at_end(applied: int, end: int | None) -> bool:
-    return end is not None and (end == 0 or (applied >= 0 and offset_of(applied) + 1 >= end))
+def _at_end(applied: int, end: int) -> bool:
+    return end == 0 or (applied >= 0 and offset_of(applied) + 1 >= end)
