@@ -29,6 +29,7 @@ from streams.kafka.deadletter import DeadLetters
 from streams.kafka.instruments import InstrumentDirectory
 from streams.kafka.ownership import SOURCE_TOPICS, Ownership
 from streams.kafka.transport import Round, Rounds, RoundTransport
+from streams.lag import LoopLag
 from streams.log import event
 from streams.settings import Settings
 from streams.topics import FRAMES, JSON_TICKS, WRITES
@@ -57,6 +58,7 @@ class Worker:
         self._draining = False
         self._holds_partitions = False
         self._began = time.monotonic()
+        self._lag = LoopLag()
 
     async def __aenter__(self) -> Worker:
         await self.start()
@@ -105,6 +107,7 @@ class Worker:
         await compiling
         await self.app.start()
         self._tasks = [asyncio.create_task(self._heartbeats()), asyncio.create_task(self._watch_app())]
+        await self._lag.__aenter__()
         event(log, "worker_started", id=settings.worker.id, port=self.health.port, prefix=prefix)
 
     async def stop(self) -> None:
@@ -122,6 +125,7 @@ class Worker:
                 await asyncio.wait_for(self.app.stop(), STOP_S)
             except TimeoutError:
                 event(log, "faust_stop_overdue", level=logging.WARNING, seconds=STOP_S)
+        await self._lag.__aexit__()
         for part in ("directory", "producer", "redis", "health"):
             await self._close(part)
         event(log, "worker_stopped", seconds=round(time.monotonic() - began, 3))

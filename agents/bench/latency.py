@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.bench.child import ChildProcess
-from agents.bench.counters import read_counters
+from agents.bench.counters import parse_counters, parse_histogram, read_metrics
 from agents.bench.follower import FACETS
 from agents.bench.process import CpuMeter
 from agents.bench.site import BenchSite, forget_run
@@ -35,6 +35,7 @@ _SERVED_S = 120.0
 _START_S = 120.0
 _MOST_LATE_MS = 20.0  # p99; beyond that it was no open loop, because the machine had no time for the producer
 _BYTES_A_KEY = 2_048
+_LAG = "marketprism_worker_loop_lag_seconds"
 
 UNITS = {
     "publish_visible_p50_ms": "ms",
@@ -48,6 +49,8 @@ UNITS = {
     "producer_cpu_s": "s",
     "reader_cpu_s": "s",
     "rounds_per_s": "1/s",
+    "loop_lag_p999_ms": "ms",
+    "loop_lag_max_ms": "ms",
     "producer_lateness_p99_ms": "ms",
 }
 
@@ -122,7 +125,7 @@ class LatencyScenario:
         held = (await reader.hear(_START_S))["held"]
         if held != self.instruments * len(FACETS):
             raise MarketPrismError(f"the reader holds {held} keys of {self.instruments * len(FACETS)}")
-        before, cpu, began = await read_counters(settings), CpuMeter(pids), time.perf_counter()
+        before, cpu, began = await read_metrics(settings), CpuMeter(pids), time.perf_counter()
         producer.tell(go=True)
         start_ns = (await producer.hear(_START_S))["start_ns"]
         sent = await producer.hear(self.seconds + _SERVED_S)
@@ -132,7 +135,9 @@ class LatencyScenario:
                 f"the producer was late by {sent['late_ms'][1]:.1f} ms (p99): the machine is too busy to measure on"
             )
         await wait_served(settings, _offsets(sent), _SERVED_S)
-        done = (await read_counters(settings)).since(before)
+        after = await read_metrics(settings)
+        done = parse_counters(after).since(parse_counters(before))
+        lag = parse_histogram(after, _LAG).since(parse_histogram(before, _LAG))
         reader.tell(offsets=sent["offsets"])
         told = await reader.hear(_SERVED_S)
         check_counters(done, self.n_ticks)
@@ -140,6 +145,8 @@ class LatencyScenario:
             "worker_cpu_ratio": used["worker"] / seconds,
             **{f"{name}_cpu_s": used_s for name, used_s in used.items()},
             "rounds_per_s": done.rounds / seconds,
+            "loop_lag_p999_ms": lag.quantile(0.999) * 1e3,
+            "loop_lag_max_ms": lag.quantile(1) * 1e3,
             "producer_lateness_p99_ms": sent["late_ms"][1],
         }
         return metrics, told, start_ns

@@ -25,6 +25,7 @@ from streams.topics import INVALIDATIONS
 
 log = logging.getLogger(__name__)
 
+SPOKEN_S = 0.09  # a heartbeat comes each 100 ms
 RETRY_S = 1.0  # each try at a dead Redis may hold the next round for its whole timeout
 
 SOURCES = {Space.MARKET: Source.FRAMES, Space.GENERIC: Source.WRITES}
@@ -74,8 +75,9 @@ class Coherence:
         else:
             await self._write(steps)
             await self._announce(records)
+        now = time.monotonic()
         for step in steps:
-            step.owned.announced[step.space] = step.batch.to_version
+            step.owned.announced[step.space], step.owned.told_at[step.space] = step.batch.to_version, now
             metrics.INVALIDATIONS.labels(step.space.value).inc(len(step.changes) + len(step.keys))
 
     async def take_over(self, owned: OwnedPartition) -> None:
@@ -87,10 +89,13 @@ class Coherence:
     async def heartbeat(self, owned: Iterable[OwnedPartition], watermarks: Mapping[tuple[Space, int], int]) -> None:
         """Tell readers and Redis how far each partition is, and by when that was proven (rule 11).
 
+        Who announced changes within `SPOKEN_S` has said so with them, and is passed over unless Redis is behind.
+
         Args:
             watermarks: UTC ns at which the partition's log held nothing beyond what is applied, by space and number.
         """
-        spaces = [(o, space) for o in owned for space in Space]
+        spoken = time.monotonic() - SPOKEN_S
+        spaces = [(o, s) for o in owned for s in Space if o.told_at[s] < spoken or s in o.redis_behind]
         beats = [
             (space, o.number, o.token, o.applied(space), watermarks.get((space, o.number), o.append_ns[space]))
             for o, space in spaces

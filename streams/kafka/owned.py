@@ -22,6 +22,7 @@ class OwnedPartition:
         epoch: how often the source topics were created anew (rule 6).
         tier: newest version that Redis acknowledged, by space; -1 = nothing.
         announced: newest version that went out as an invalidation, by space.
+        told_at: when changes were last announced, by space; monotonic, s.
         append_ns: log-append time of the newest record applied, by space; a proof of freshness (rule 11).
         redis_behind: spaces whose tier has to be rewritten before it may be written on (outage, gap, lost data).
         published_books: slots whose hash in Redis was written whole by this owner, so that parts may follow.
@@ -36,6 +37,7 @@ class OwnedPartition:
     entries: EntryPartition = field(default_factory=EntryPartition)
     tier: dict[Space, int] = field(default_factory=lambda: dict.fromkeys(Space, -1))
     announced: dict[Space, int] = field(default_factory=lambda: dict.fromkeys(Space, -1))
+    told_at: dict[Space, float] = field(default_factory=lambda: dict.fromkeys(Space, 0.0))
     append_ns: dict[Space, int] = field(default_factory=lambda: dict.fromkeys(Space, 0))
     redis_behind: set[Space] = field(default_factory=lambda: set(Space))
     published_books: set[int] = field(default_factory=set)

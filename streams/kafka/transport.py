@@ -71,9 +71,9 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
 
     @property
     def log_ends(self) -> Mapping[TP, tuple[int, int]]:
-        """See `FetchThread.ends`."""
+        """See `FetchTurns.ends`."""
         thread: FetchThread = self._thread
-        return thread.ends
+        return thread.turns.ends
 
     async def _drain_messages(self, fetcher: Any) -> None:
         try:
@@ -125,10 +125,13 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
                 by_topic.setdefault(tp.topic, {})[tp.partition] = fresh
                 self._read_offset[tp] = fresh[-1].offset + 1
         for topic, fresh_of in by_topic.items():
-            # A revocation empties the queue without waking who waits for room in it.
-            await self.wait_first(
-                self.rounds.sinks[topic](Round(topic, generation, fresh_of)), self.suspend_flow.wait()
-            )
+            putting = asyncio.ensure_future(self.rounds.sinks[topic](Round(topic, generation, fresh_of)))
+            await asyncio.sleep(0)
+            if putting.done():  # the rule; what follows makes four tasks
+                putting.result()
+            else:
+                # A revocation empties the queue without waking who waits for room in it.
+                await self.wait_first(putting, self.suspend_flow.wait())
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
         yield from super()._filter_tps_with_pending_acks(topics)
