@@ -30,28 +30,4 @@ ROUND_SECONDS = Histogram(
     ["topic"],
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
 )
-LOOP_LAG = Histogram(
-    "marketprism_worker_loop_lag_seconds",
-    "By how much a timer of the event loop came too late.",
-    buckets=(
-        0.001,
-        0.002,
-        0.003,
-        0.005,
-        0.0075,
-        0.01,
-        0.015,
-        0.02,
-        0.03,
-        0.04,
-        0.05,
-        0.075,
-        0.1,
-        0.15,
-        0.25,
-        0.5,
-        1,
-        5,
-    ),
-)
 PARTITIONS = Gauge("marketprism_worker_partitions", "Partitions owned.")

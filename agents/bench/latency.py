@@ -28,6 +28,7 @@ from models.perf.latency import due_times, visible_latencies
 from models.perf.ticks import SeededTicks
 from streams.days.served import wait_served
 from streams.kafka.admin import ensure_topics
+from streams.lag import NAME as LAG
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings
 
@@ -35,7 +36,6 @@ _SERVED_S = 120.0
 _START_S = 120.0
 _MOST_LATE_MS = 20.0  # p99; beyond that it was no open loop, because the machine had no time for the producer
 _BYTES_A_KEY = 2_048
-_LAG = "marketprism_worker_loop_lag_seconds"
 
 UNITS = {
     "publish_visible_p50_ms": "ms",
@@ -137,7 +137,7 @@ class LatencyScenario:
         await wait_served(settings, _offsets(sent), _SERVED_S)
         after = await read_metrics(settings)
         done = parse_counters(after).since(parse_counters(before))
-        lag = parse_histogram(after, _LAG).since(parse_histogram(before, _LAG))
+        lag = parse_histogram(after, LAG).since(parse_histogram(before, LAG))
         reader.tell(offsets=sent["offsets"])
         told = await reader.hear(_SERVED_S)
         check_counters(done, self.n_ticks)

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 SPOKEN_S = 0.09  # a heartbeat comes each 100 ms
 RETRY_S = 1.0  # each try at a dead Redis may hold the next round for its whole timeout
 
+_ANNOUNCED = {space: metrics.INVALIDATIONS.labels(space.value) for space in Space}
 SOURCES = {Space.MARKET: Source.FRAMES, Space.GENERIC: Source.WRITES}
 
 
@@ -78,7 +79,9 @@ class Coherence:
         now = time.monotonic()
         for step in steps:
             step.owned.announced[step.space], step.owned.told_at[step.space] = step.batch.to_version, now
-            metrics.INVALIDATIONS.labels(step.space.value).inc(len(step.changes) + len(step.keys))
+        for space, counter in _ANNOUNCED.items():
+            if n := sum(len(step.changes) + len(step.keys) for step in steps if step.space is space):
+                counter.inc(n)
 
     async def take_over(self, owned: OwnedPartition) -> None:
         """A new owner's first acts: fence older ones in Redis, rewrite the partition, say so to readers."""
