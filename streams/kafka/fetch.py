@@ -14,6 +14,7 @@ from faust.types import TP
 from mode.utils.futures import maybe_set_exception, maybe_set_result
 
 from streams.clock import now_ns
+from streams.kafka.fetch_codec import use_fast_fetch
 from streams.kafka.turns import FetchTurns
 
 FETCH_BYTES = 8 << 20  # a partition's share of one fetch
@@ -28,6 +29,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        use_fast_fetch()
         super().__init__(consumer, thread_loop=uvloop.new_event_loop(), **kwargs)
         self._close_thread_loop_on_stop = True  # it is this thread's own
         self.turns = FetchTurns()
