@@ -20,14 +20,19 @@ def due_times(start_ns: int, rate: int, n_ticks: int) -> NDArray[np.int64]:
 
 
 def visible_latencies(
-    due_ns: NDArray[np.int64], partition: NDArray[np.int64], seen: Sequence[Sequence[tuple[int, int]]]
+    due_ns: NDArray[np.int64],
+    partition: NDArray[np.int64],
+    seen: Sequence[Sequence[tuple[int, int]]],
+    *,
+    from_ns: int = 0,
 ) -> NDArray[np.int64]:
-    """int64[n]: by how much after its due time each tick was visible, ns.
+    """int64[m]: by how much after its due time each tick was visible, ns.
 
     Args:
         due_ns: int64[n], by tick in the order of sending.
         partition: int64[n], which partition each tick lies in; a partition keeps the order of sending.
         seen: by partition: (when further ticks became visible, how many), in order.
+        from_ns: ticks that were due before are checked, but not counted.
 
     Raises:
         ValueError: a partition showed more or fewer ticks than lie in it.
@@ -38,5 +43,6 @@ def visible_latencies(
         at_ns, counts = np.array(shown, np.int64).reshape(-1, 2).T
         if counts.sum() != len(due):
             raise ValueError(f"partition {number} showed {counts.sum()} ticks, {len(due)} were sent")
-        parts.append(np.repeat(at_ns, counts) - due)
+        late_ns = np.repeat(at_ns, counts) - due
+        parts.append(late_ns[due >= from_ns])
     return np.concatenate(parts)

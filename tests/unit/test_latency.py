@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 
 from agents.bench.counters import parse_histogram
+from agents.bench.latency import as_read, check_memory
+from models.errors import MarketPrismError
+from models.market.fold import OfflineFold
 from models.perf.histogram import Histogram
 from models.perf.latency import due_times, visible_latencies
+from models.perf.ticks import SeededTicks
 
 
 def test_ticks_are_due_at_their_place_in_time_without_drift() -> None:
@@ -20,6 +24,8 @@ def test_every_tick_counts_from_its_own_due_time() -> None:
     partition = np.array([0, 1, 0, 1, 0])
     late = visible_latencies(due, partition, [[(35, 2), (90, 1)], [(60, 2)]])
     assert sorted(late.tolist()) == [5, 20, 25, 40, 40]
+    warm = visible_latencies(due, partition, [[(35, 2), (90, 1)], [(60, 2)]], from_ns=30)
+    assert sorted(warm.tolist()) == [5, 20, 40]
 
 
 def test_a_tick_that_was_not_shown_or_shown_twice_is_no_figure() -> None:
@@ -47,3 +53,17 @@ def test_a_histogram_is_read_from_metrics_and_subtracts() -> None:
     after = parse_histogram(text.replace(" 7.0", " 9.0"), "lag_seconds")
     assert after.since(before).counts == {0.001: 0, 0.01: 2, float("inf"): 0}
     assert after.since(before).quantile(0.999) == 0.01
+
+
+def test_a_reader_that_holds_something_else_is_no_measurement() -> None:
+    source = SeededTicks(3)
+    fold = OfflineFold([instrument.text for instrument in source.instruments])
+    fold.update(source.opening())
+    finals = fold.finals()
+    values = {key: value for final in finals for key, value in as_read(final).items()}
+    check_memory({"from_memory": 6, "values": values}, finals)
+    with pytest.raises(MarketPrismError, match="only 5 of 6"):
+        check_memory({"from_memory": 5, "values": values}, finals)
+    key = next(iter(values))
+    with pytest.raises(MarketPrismError, match=f"1 keys .* as {key}"):
+        check_memory({"from_memory": 6, "values": values | {key: {**values[key], "price": "0"}}}, finals)
