@@ -26,6 +26,7 @@ from streams.kafka.owned import OwnedPartition
 from streams.kafka.ownership import Ownership
 from streams.kafka.transport import Round, Rounds
 from streams.log import event
+from streams.together import together
 from streams.topics import LATE, REQUESTS, WINDOWS
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class MarketAgent:
         self._carried_rows = carried_rows
 
     async def process(self, round_: Round) -> None:
-        """Apply -> Redis -> invalidations -> closed windows -> processed: the barrier may commit the round."""
+        """Apply -> Redis, invalidations and closed windows -> processed: the barrier may commit the round."""
         letters: list[DeadLetter] = []
         windows: list[Outgoing] = []
         async with self._ownership.lock:
@@ -74,10 +75,11 @@ class MarketAgent:
                     steps.append(await self._apply(owned, frames, records, letters, windows))
             if letters:
                 await self._dead.put(letters)
-            if steps:
-                await self._coherence.publish(steps)
             if windows:
-                await send_acknowledged(self._producer, windows, deadline_s=self._deadline_s)
+                sending = send_acknowledged(self._producer, windows, deadline_s=self._deadline_s)
+                await together(self._coherence.publish(steps), sending)
+            elif steps:
+                await self._coherence.publish(steps)
             for step in steps:
                 number = step.owned.number
                 self._rounds.processed(round_.topic, number, round_.records[number][-1].offset)

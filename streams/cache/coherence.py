@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from streams.kafka.clients import Outgoing, send_acknowledged
 from streams.kafka.owned import OwnedPartition
 from streams.kafka.table import PageTable
 from streams.log import event
+from streams.together import together
 from streams.topics import INVALIDATIONS
 
 log = logging.getLogger(__name__)
@@ -68,11 +68,7 @@ class Coherence:
         """
         records = [(step.owned, step.space, _changes(step)) for step in steps]
         if all(step.stands_alone for step in steps):
-            # Neither is left behind when the other fails: the worker stops, but not in the middle of a send.
-            ended = await asyncio.gather(self._write(steps), self._announce(records), return_exceptions=True)
-            for failure in ended:
-                if failure is not None:
-                    raise failure
+            await together(self._write(steps), self._announce(records))
         else:
             await self._write(steps)
             await self._announce(records)
