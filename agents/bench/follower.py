@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 
-import numpy as np
 import orjson
 
 from agents.bench.child import hear_parent, tell_parent
@@ -29,14 +28,17 @@ _POLL_S = 0.01
 
 
 async def follow(settings: Settings, *, instruments: int) -> None:
-    """Hold all trades and quotes; tell when each record was in memory, and in the end all that memory holds."""
+    """Hold all trades and quotes; tell when each record was in memory, and in the end all that memory holds.
+
+    Frames without a due time are the publisher's word to quiet partitions, no ticks.
+    """
     numbers = range(settings.kafka.partitions)
     keys = [f"md:{i.text}:{facet}" for i in SeededTicks(instruments).instruments for facet in FACETS]
     seen: list[list[tuple[int, int]]] = [[] for _ in numbers]
 
     def stamp(partition: int, record: Invalidation) -> None:
         if record.source is Source.FRAMES and len(record.stamps):
-            seen[partition].append((now_ns(), int(np.add.reduce(record.stamps["n_ticks"]))))
+            seen[partition].append((now_ns(), int((record.stamps["n_ticks"] * (record.stamps["due_ns"] > 0)).sum())))
 
     async with MarketCache(settings, heard=stamp) as cache:
         await _until(lambda: all(cache.synced(Space.MARKET, number) for number in numbers), "the first invalidations")

@@ -59,10 +59,12 @@ def market_step(owned: OwnedPartition, stamps: NDArray[np.void], *, carried_rows
         market.books.mark_clean([change.slot for change in books], Consumer.PUBLISHER)
     changes = np.empty(len(slots), CHANGE)
     changes["hash"], changes["facets"] = market.slots.hashes[slots], bits
-    rows = packed.carried if len(packed.names) + len(packed.absent) <= carried_rows else None
+    n_rows = len(packed.names) + len(packed.absent)
+    told = n_rows <= carried_rows and packed.carried is not None
+    has_books = bool(np.bitwise_or.reduce(bits) >> np.uint64(facets.BOOK) & np.uint64(1))
     return Step(
-        owned, Space.MARKET, _batch(owned, packed, updates), changes, stamps, rows=rows,
-        stands_alone=rows is not None and not np.bitwise_or.reduce(bits) >> np.uint64(facets.BOOK) & np.uint64(1),
+        owned, Space.MARKET, _batch(owned, packed, updates), changes, stamps,
+        rows=packed.carried if told and n_rows else None, stands_alone=told and not has_books,
     )  # fmt: skip
 
 
