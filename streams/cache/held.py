@@ -52,6 +52,11 @@ class Held(msgspec.Struct):
     used: bool = False
     row: bytes = b""
 
+    @property
+    def given_version(self) -> int:
+        """Below this the reader may not go once it was given the entry: a miss counts as of when it was one."""
+        return self.as_of if self.version == NOTHING else self.version
+
     def shown(self) -> Value:
         """The row as people see it: 3 us once, then kept. Only with a row."""
         if self.value is None:

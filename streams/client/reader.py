@@ -232,7 +232,7 @@ class MarketCache:
         # No await from here on: what is heard later finds the entry in memory.
         if not view.admits(at.subject, mark):
             return None, mark
-        view.saw(at.subject, held.version)
+        view.saw(at.subject, held.given_version)
         if self._follow and view.synced:
             self._memory.put(held)
         return held, mark

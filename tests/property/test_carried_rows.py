@@ -92,7 +92,7 @@ class World:
             held = held_value(at, self.view, Mark(version=mark), self.row(key, mark))
             if not self.view.admits(at.subject, Mark(version=mark)):
                 return
-            self.view.saw(at.subject, held.version)
+            self.view.saw(at.subject, held.given_version)
             if self.view.synced:
                 self.memory.put(held)
         self.check(key, held)
@@ -190,3 +190,11 @@ def test_renewing_does_not_change_what_an_entry_costs() -> None:
     world.memory.drop(held.at.key.text)
     assert before > 0
     assert world.memory.bytes == 0
+
+
+def test_a_key_that_was_said_to_be_gone_does_not_come_back_from_a_tier_that_lost_data() -> None:
+    world = World([{0}, {0}], {(1, 0)}, 8)
+    world.read(0, 1)
+    assert world.given[0] == 1
+    world.read(0, 0)  # asserts that nothing older is given
+    assert not world.view.admits(KEYS[0].subject, Mark(version=0))
