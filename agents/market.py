@@ -26,13 +26,18 @@ from streams.kafka.owned import OwnedPartition
 from streams.kafka.ownership import Ownership
 from streams.kafka.transport import Round, Rounds
 from streams.log import event
+from streams.together import together
 from streams.topics import LATE, REQUESTS, WINDOWS
 
 log = logging.getLogger(__name__)
 
 
 class MarketAgent:
-    """Applies rounds of `md.frames.v1`; see `process`."""
+    """Applies rounds of `md.frames.v1`; see `process`.
+
+    Args:
+        carried_rows: rows that one invalidation may carry, 0 = none.
+    """
 
     def __init__(
         self,
@@ -45,6 +50,7 @@ class MarketAgent:
         producer: AIOKafkaProducer,
         prefix: str,
         deadline_s: float,
+        carried_rows: int = 0,
     ) -> None:
         self._ownership = ownership
         self._coherence = coherence
@@ -54,9 +60,10 @@ class MarketAgent:
         self._producer = producer
         self._prefix = prefix
         self._deadline_s = deadline_s
+        self._carried_rows = carried_rows
 
     async def process(self, round_: Round) -> None:
-        """Apply -> Redis -> invalidations -> closed windows -> processed: the barrier may commit the round."""
+        """Apply -> Redis, invalidations and closed windows -> processed: the barrier may commit the round."""
         letters: list[DeadLetter] = []
         windows: list[Outgoing] = []
         async with self._ownership.lock:
@@ -68,10 +75,11 @@ class MarketAgent:
                     steps.append(await self._apply(owned, frames, records, letters, windows))
             if letters:
                 await self._dead.put(letters)
-            if steps:
-                await self._coherence.publish(steps)
             if windows:
-                await send_acknowledged(self._producer, windows, deadline_s=self._deadline_s)
+                sending = send_acknowledged(self._producer, windows, deadline_s=self._deadline_s)
+                await together(self._coherence.publish(steps), sending)
+            elif steps:
+                await self._coherence.publish(steps)
             for step in steps:
                 number = step.owned.number
                 self._rounds.processed(round_.topic, number, round_.records[number][-1].offset)
@@ -106,7 +114,7 @@ class MarketAgent:
             letters += [
                 letter_of(by_offset[offset_of(frame.version)], why.reason, why.detail) for frame, why in applied.refused
             ]
-        return market_step(owned, stamps)
+        return market_step(owned, stamps, carried_rows=self._carried_rows)
 
     def _windows(self, owned: OwnedPartition, applied: Applied) -> list[Outgoing]:
         """Records of what closed, and of the trades that came too late for their window."""

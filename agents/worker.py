@@ -9,28 +9,27 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
 from agents.gateway import GatewayAgent
 from agents.health import HealthServer
 from agents.market import MarketAgent
 from agents.persist import PersistAgent
-from models.cache.keys import Space
 from models.cache.version import offset_of
 from models.market.warm import compile_kernels
 from streams import metrics
 from streams.cache.coherence import Coherence
 from streams.cache.connect import connect_redis
 from streams.cache.redis import PartitionWriter
-from streams.clock import now_ns
 from streams.kafka.admin import ensure_topics, topic_ids
 from streams.kafka.app import claim_store, discard_foreign_store, page_table, worker_app
-from streams.kafka.clients import start_consumer, start_producer, stop_client
+from streams.kafka.clients import start_producer, stop_client
 from streams.kafka.deadletter import DeadLetters
 from streams.kafka.instruments import InstrumentDirectory
 from streams.kafka.ownership import SOURCE_TOPICS, Ownership
 from streams.kafka.transport import Round, Rounds, RoundTransport
+from streams.lag import LoopLag
 from streams.log import event
 from streams.settings import Settings
 from streams.topics import FRAMES, JSON_TICKS, WRITES
@@ -59,6 +58,7 @@ class Worker:
         self._draining = False
         self._holds_partitions = False
         self._began = time.monotonic()
+        self._lag = LoopLag()
 
     async def __aenter__(self) -> Worker:
         await self.start()
@@ -107,6 +107,7 @@ class Worker:
         await compiling
         await self.app.start()
         self._tasks = [asyncio.create_task(self._heartbeats()), asyncio.create_task(self._watch_app())]
+        await self._lag.__aenter__()
         event(log, "worker_started", id=settings.worker.id, port=self.health.port, prefix=prefix)
 
     async def stop(self) -> None:
@@ -124,6 +125,7 @@ class Worker:
                 await asyncio.wait_for(self.app.stop(), STOP_S)
             except TimeoutError:
                 event(log, "faust_stop_overdue", level=logging.WARNING, seconds=STOP_S)
+        await self._lag.__aexit__()
         for part in ("directory", "producer", "redis", "health"):
             await self._close(part)
         event(log, "worker_stopped", seconds=round(time.monotonic() - began, 3))
@@ -159,6 +161,7 @@ class Worker:
         market = MarketAgent(
             ownership=self.ownership, coherence=self.coherence, rounds=self.rounds, directory=self.directory,
             dead=dead, producer=self.producer, prefix=prefix, deadline_s=settings.kafka.request_timeout_s,
+            carried_rows=settings.worker.invalidation_rows,
         )  # fmt: skip
         gateway = GatewayAgent(
             settings, rounds=self.rounds, directory=self.directory, dead=dead, producer=self.producer,
@@ -234,32 +237,23 @@ class Worker:
 
     async def _heartbeats(self) -> None:
         """Each 100 ms: how far every partition is, and by when that was the log's end (rule 11)."""
-        settings = self.settings
-        names = {space: settings.topics.prefix + topic for space, topic in SOURCE_TOPICS.items()}
-        probe: AIOKafkaConsumer = await start_consumer(settings.kafka, names[Space.MARKET])
+        names = {space: self.settings.topics.prefix + topic for space, topic in SOURCE_TOPICS.items()}
         try:
             while True:
                 await asyncio.sleep(HEARTBEAT_S)
                 if not self.ready or self._failure_set:
                     continue
-                asked_ns = now_ns()
-                numbers = sorted(self.ownership.partitions)
-                ends = await probe.end_offsets(
-                    [TopicPartition(name, number) for name in names.values() for number in numbers]
-                )
                 async with self.ownership.lock:
-                    owned = self.ownership.partitions
+                    owned, ends = self.ownership.partitions, self.app.consumer.log_ends
                     proven = {
-                        (space, number): asked_ns
+                        (space, number): ends[tp][0]
                         for space, name in names.items()
                         for number in owned
-                        if _at_end(owned[number].applied(space), ends.get(TopicPartition(name, number)))
+                        if (tp := TP(name, number)) in ends and _at_end(owned[number].applied(space), ends[tp][1])
                     }
                     await self.coherence.heartbeat(list(owned.values()), proven)
         except Exception as exc:
             self._fail(exc)
-        finally:
-            await stop_client(probe)
 
     async def _close(self, part: str) -> None:
         match part, getattr(self, part, None):
@@ -273,5 +267,5 @@ class Worker:
                 await service.stop()
 
 
-def _at_end(applied: int, end: int | None) -> bool:
-    return end is not None and (end == 0 or (applied >= 0 and offset_of(applied) + 1 >= end))
+def _at_end(applied: int, end: int) -> bool:
+    return end == 0 or (applied >= 0 and offset_of(applied) + 1 >= end)

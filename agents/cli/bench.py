@@ -9,6 +9,7 @@ import click
 # scenario -> help; its module has the click command `command`
 SCENARIOS = {
     "worker": "CPU of the worker per tick, out of a full log.",
+    "latency": "From publishing a tick to another process's memory, paced.",
 }
 
 

@@ -18,7 +18,9 @@ WIRE_VERSION = 1
 HAS_ROWS = 1  # flag
 CHANGE = np.dtype([("hash", "<u8"), ("facets", "<u8")])  # bit of `facets` = facet number
 STAMP = np.dtype([("due_ns", "<i8"), ("n_ticks", "<i8")])  # one source frame
-ROW_BYTES = 72  # a state row as Redis holds it, without its version
+ROW_BYTES = 72  # a state row as Redis holds it, without its version, which its last 5 bytes tell
+NO_ROW = 255  # in the place of the facet: there is no row any more
+MAX_AGE = (1 << 40) - 1  # of a carried row: the announced version less its own
 MAX_KEY_BYTES = 0xFFFF
 
 _HEADER = struct.Struct("<4sBBBBqqqqqIIII")  # 64 bytes
@@ -65,7 +67,7 @@ class Invalidation:
         stamps: dtype STAMP, shape (k,), one row a source frame, to measure latency from the due time.
         keys: generic keys, tags, namespaces that were named, in log order.
         rows: the new state rows, ROW_BYTES each, in the order of `changes` and of rising facet, book left out; None if
-            the record carries none.
+            the record carries none. See `models.cache.rows.unpack_carried`.
     """
 
     type: RecordType
@@ -83,7 +85,12 @@ class Invalidation:
 
 def count_rows(changes: NDArray[np.void]) -> int:
     """How many state rows belong to `changes` (dtype CHANGE): one a facet bit, the book's bit left out."""
-    return int(np.bitwise_count(changes["facets"] & _ROW_BITS).sum())
+    return rows_of_bits(changes["facets"])
+
+
+def rows_of_bits(bits: NDArray[np.uint64]) -> int:
+    """The same for the column `facets` alone."""
+    return int(np.add.reduce(np.bitwise_count(bits & _ROW_BITS), dtype=np.int64))
 
 
 def encode(record: Invalidation) -> bytes:
@@ -210,8 +217,9 @@ def _contradiction(record: Invalidation, changes: NDArray[np.void]) -> str | Non
         return f"its versions fall from {record.from_version} to {record.to_version}"
     if record.type is RecordType.HEARTBEAT and record.from_version != record.to_version:
         return f"a heartbeat spans versions {record.from_version} to {record.to_version}"
-    if (changes["facets"] > _KNOWN_BITS).any():
+    facets = changes["facets"]
+    if len(facets) and np.bitwise_or.reduce(facets) > _KNOWN_BITS:
         return f"a change names a facet above {len(FACETS) - 1}"
-    if record.rows is not None and len(record.rows) != count_rows(changes) * ROW_BYTES:
-        return f"{count_rows(changes)} rows of {ROW_BYTES} bytes were named, {len(record.rows)} bytes are there"
+    if record.rows is not None and len(record.rows) != rows_of_bits(facets) * ROW_BYTES:
+        return f"{rows_of_bits(facets)} rows of {ROW_BYTES} bytes were named, {len(record.rows)} bytes are there"
     return None

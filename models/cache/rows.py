@@ -19,6 +19,7 @@ from models.market.instruments import MONEY_EXPONENT
 
 ROW_BYTES = 80
 _ROW = struct.Struct("<8q2bB5x")  # what follows the version
+_FACET_AT, _AGE_AT = 66, 67  # behind the version
 
 Value = dict[str, Any]  # as people see it: decimal strings, instants as integers of ns
 
@@ -59,12 +60,25 @@ def pack_rows(
 
 def unpack_row(data: bytes) -> Row | None:
     """Read one row; None for bytes that are no row (such an entry is a miss, not an error)."""
-    if len(data) != ROW_BYTES:
+    if len(data) != ROW_BYTES or data[_FACET_AT + 8] >= facets.N_ROW_FACETS:
         return None
-    ts_event, ts_recv, *values, price_exp, size_exp, facet = _ROW.unpack_from(data, 8)
-    if facet >= facets.N_ROW_FACETS:
-        return None
-    return Row(int.from_bytes(data[:8], "big"), ts_event, ts_recv, tuple(values), price_exp, size_exp, facet)
+    return unpack_body(int.from_bytes(data[:8], "big"), data[8:])
+
+
+def unpack_body(version: int, body: bytes) -> Row:
+    """The row of this version whose other 72 bytes are these."""
+    ts_event, ts_recv, *values, price_exp, size_exp, facet = _ROW.unpack(body)
+    return Row(version, ts_event, ts_recv, tuple(values), price_exp, size_exp, facet)
+
+
+def carried_facet(body: bytes) -> int:
+    """Facet number of a row that an invalidation carries, `NO_ROW` if it says that there is none."""
+    return body[_FACET_AT]
+
+
+def carried_version(body: bytes, to_version: int) -> int:
+    """Version of a row that an invalidation up to `to_version` carries: its last 5 bytes tell how much older it is."""
+    return to_version - int.from_bytes(body[_AGE_AT:], "little")
 
 
 def as_people_see(row: Row) -> Value:

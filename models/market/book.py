@@ -172,6 +172,8 @@ class BookPool:
         pool, dropped = self._chunks.pool, self._dropped[consumer]
         pending_bit = consumer << _PENDING_SHIFT
         slots = np.flatnonzero(pool.dirty & (consumer | pending_bit))
+        if not len(slots):  # a fifth of a small round's cost otherwise
+            return []
         changed = self._chunks.changed(slots, consumer)
         pending = (pool.dirty[slots] & pending_bit != 0).tolist()
         return [

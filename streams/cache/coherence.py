@@ -1,4 +1,4 @@
-"""Making changes visible, in this order: Redis acknowledged, announced on `cache.invalidations.v1`, counted."""
+"""Making changes visible: Redis and `cache.invalidations.v1` acknowledged, then counted as processed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from streams.kafka.clients import Outgoing, send_acknowledged
 from streams.kafka.owned import OwnedPartition
 from streams.kafka.table import PageTable
 from streams.log import event
+from streams.together import together
 from streams.topics import INVALIDATIONS
 
 log = logging.getLogger(__name__)
 
+SPOKEN_S = 0.09  # a heartbeat comes each 100 ms
 RETRY_S = 1.0  # each try at a dead Redis may hold the next round for its whole timeout
 
+_ANNOUNCED = {space: metrics.INVALIDATIONS.labels(space.value) for space in Space}
 SOURCES = {Space.MARKET: Source.FRAMES, Space.GENERIC: Source.WRITES}
 
 
@@ -54,17 +57,27 @@ class Coherence:
         self._retry_at = 0.0
 
     async def publish(self, steps: Sequence[Step]) -> None:
-        """Make steps of different partitions visible, in one send to Redis and one to Kafka.
+        """Make steps of different partitions visible, in one send to Redis and one to Kafka; both have acknowledged.
+
+        Both leave at once if every step stands alone. Readers that hold none of its rows are not misled: they take
+        Redis' answer only with a mark that covers what they heard (rule 9). All others would only wait for that mark.
 
         Raises:
             OwnerFenced: a newer owner has one of the partitions; this worker must stop.
             PublishFailed: Kafka did not acknowledge the invalidations.
         """
-        await self._write(steps)
-        await self._announce([(step.owned, step.space, _changes(step)) for step in steps])
+        records = [(step.owned, step.space, _changes(step)) for step in steps]
+        if all(step.stands_alone for step in steps):
+            await together(self._write(steps), self._announce(records))
+        else:
+            await self._write(steps)
+            await self._announce(records)
+        now = time.monotonic()
         for step in steps:
-            step.owned.announced[step.space] = step.batch.to_version
-            metrics.INVALIDATIONS.labels(step.space.value).inc(len(step.changes) + len(step.keys))
+            step.owned.announced[step.space], step.owned.told_at[step.space] = step.batch.to_version, now
+        for space, counter in _ANNOUNCED.items():
+            if n := sum(len(step.changes) + len(step.keys) for step in steps if step.space is space):
+                counter.inc(n)
 
     async def take_over(self, owned: OwnedPartition) -> None:
         """A new owner's first acts: fence older ones in Redis, rewrite the partition, say so to readers."""
@@ -75,10 +88,13 @@ class Coherence:
     async def heartbeat(self, owned: Iterable[OwnedPartition], watermarks: Mapping[tuple[Space, int], int]) -> None:
         """Tell readers and Redis how far each partition is, and by when that was proven (rule 11).
 
+        Who announced changes within `SPOKEN_S` has said so with them, and is passed over unless Redis is behind.
+
         Args:
             watermarks: UTC ns at which the partition's log held nothing beyond what is applied, by space and number.
         """
-        spaces = [(o, space) for o in owned for space in Space]
+        spoken = time.monotonic() - SPOKEN_S
+        spaces = [(o, s) for o in owned for s in Space if o.told_at[s] < spoken or s in o.redis_behind]
         beats = [
             (space, o.number, o.token, o.applied(space), watermarks.get((space, o.number), o.append_ns[space]))
             for o, space in spaces
@@ -181,6 +197,7 @@ def _changes(step: Step) -> Invalidation:
         step.changes,
         step.stamps,
         step.keys,
+        step.rows,
     )
 
 

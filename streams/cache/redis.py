@@ -15,7 +15,7 @@ from models.cache.keys import FLOORS, MARK, Space, mark_key, stem
 from models.cache.mark import Mark, count, unpack_mark
 from models.cache.rows import ROW_BYTES
 from models.errors import OwnerFenced
-from streams.cache.connect import redis_errors
+from streams.cache.connect import Exchange, redis_errors
 from streams.cache.library import load_library
 from streams.clock import Clock, now_ns
 
@@ -105,6 +105,7 @@ class PartitionWriter:
 
     def __init__(self, redis: Redis, *, url: str, prefix: str = "", clock: Clock = now_ns) -> None:
         self._redis = redis
+        self._exchange = Exchange(redis)
         self._url = url
         self._prefix = prefix
         self._clock = clock
@@ -272,22 +273,20 @@ class PartitionWriter:
             await self.load_functions()
         with redis_errors(self._url):
             try:
-                return await self._pipeline(calls)
+                return await self._exchanged(calls)
             except ResponseError as exc:
                 if "Function not found" not in str(exc):
                     raise
         await self.load_functions()
         with redis_errors(self._url):
-            return await self._pipeline(calls)
+            return await self._exchanged(calls)
 
-    async def _pipeline(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        if len(calls) == 1:
-            return [await self._redis.fcall(*calls[0])]
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for call in calls:
-                pipeline.fcall(*call)
-            replies: list[Any] = await pipeline.execute()
-            return replies
+    async def _exchanged(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        replies = await self._exchange([("FCALL", *call) for call in calls])
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                raise reply
+        return replies
 
     def _mark(self, space: Space, partition: int) -> bytes:
         key = self._marks.get((space, partition))

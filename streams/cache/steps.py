@@ -12,8 +12,8 @@ from models.cache.book_hash import pack_book
 from models.cache.entry import decode_entry
 from models.cache.invalidation import CHANGE, STAMP, KeyOp
 from models.cache.keys import Space, floors_key, parse_key, redis_key
+from models.cache.packed import PackedRows, pack_changes
 from models.cache.partition import FLUSH_ALL, EntryChange
-from models.cache.rows import pack_rows
 from models.market import facets
 from models.market.book import BookChange, Consumer
 from models.market.book_page import encode_wire_header
@@ -33,6 +33,8 @@ class Step:
         changes: dtype CHANGE, instruments and facets.
         stamps: dtype STAMP, one a source frame.
         keys: generic keys, tags and namespaces, in log order.
+        rows: the new rows of `changes` as an invalidation carries them; None if they are not to be carried.
+        stands_alone: readers find all that changed in the invalidation, and need no tier to have it before.
     """
 
     owned: OwnedPartition
@@ -41,37 +43,47 @@ class Step:
     changes: NDArray[np.void] = field(default_factory=lambda: np.empty(0, CHANGE))
     stamps: NDArray[np.void] = field(default_factory=lambda: np.empty(0, STAMP))
     keys: tuple[tuple[KeyOp, str], ...] = ()
+    rows: bytes | None = None
+    stands_alone: bool = False
 
 
-def market_step(owned: OwnedPartition, stamps: NDArray[np.void]) -> Step:
-    """What the frames applied since the last step touched."""
+def market_step(owned: OwnedPartition, stamps: NDArray[np.void], *, carried_rows: int = 0) -> Step:
+    """What the frames applied since the last step touched; up to `carried_rows` rows go with its invalidation."""
     market = owned.market
     slots, bits = market.rows.take_touched()
-    packed = _PackedRows()
-    for facet in market.rows.facet_of:
-        packed.add(owned, facet, slots[bits >> np.uint64(facet) & np.uint64(1) == 1])
+    packed = pack_changes(market.rows, market.slots, slots, bits, to_version=market.applied)
+    updates = _gone(owned, packed)
     books = market.books.dirty(Consumer.PUBLISHER)
-    packed.updates += [_book_update(owned, change) for change in books]
-    market.books.mark_clean([change.slot for change in books], Consumer.PUBLISHER)
+    if books:
+        updates += [_book_update(owned, change) for change in books]
+        market.books.mark_clean([change.slot for change in books], Consumer.PUBLISHER)
     changes = np.empty(len(slots), CHANGE)
     changes["hash"], changes["facets"] = market.slots.hashes[slots], bits
-    return Step(owned, Space.MARKET, packed.batch(owned, rewrite=False), changes, stamps)
+    n_rows = len(packed.names) + len(packed.absent)
+    told = n_rows <= carried_rows and packed.carried is not None
+    has_books = bool(np.bitwise_or.reduce(bits) >> np.uint64(facets.BOOK) & np.uint64(1))
+    return Step(
+        owned, Space.MARKET, _batch(owned, packed, updates), changes, stamps,
+        rows=packed.carried if told and n_rows else None, stands_alone=told and not has_books,
+    )  # fmt: skip
 
 
 def market_rewrite(owned: OwnedPartition) -> tuple[Batch, set[bytes]]:
     """All rows and books of a partition, and their keys: everything else under its hash tag is to go."""
     market = owned.market
-    packed = _PackedRows()
     slots = np.arange(len(market.slots), dtype=np.int32)
+    bits = np.zeros(len(slots), np.uint64)
     for plane, facet in enumerate(market.rows.facet_of):
-        packed.add(owned, facet, slots[market.rows.rows[plane, slots, facets.N_ROWS] > 0])
+        bits |= (market.rows.rows[plane, slots, facets.N_ROWS] > 0).astype(np.uint64) << np.uint64(facet)
+    packed = pack_changes(market.rows, market.slots, slots, bits, to_version=market.applied)
     owned.published_books.clear()
     market.books.mark_dirty(Consumer.PUBLISHER)
     books = market.books.dirty(Consumer.PUBLISHER)
-    packed.updates += [_book_update(owned, change) for change in books]
+    updates = [_book_update(owned, change) for change in books]
     market.books.mark_clean([change.slot for change in books], Consumer.PUBLISHER)
-    known = set(packed.row_keys) | {key for key, update in packed.updates if update[:1] == b"B"}
-    return packed.batch(owned, rewrite=True), known
+    batch = _batch(owned, packed, updates, rewrite=True)
+    known = set(batch.row_keys) | {key for key, update in updates if update[:1] == b"B"}
+    return batch, known
 
 
 def entry_step(owned: OwnedPartition, written: Sequence[EntryChange]) -> Step:
@@ -107,38 +119,24 @@ def entry_rewrite(owned: OwnedPartition, stored: Iterable[tuple[str, bytes]]) ->
     return batch, known
 
 
-class _PackedRows:
-    """Rows gathered facet by facet: one NumPy pass a facet instead of Python work a key."""
+def _gone(owned: OwnedPartition, packed: PackedRows) -> list[Update]:
+    if not len(packed.absent):
+        return []
+    keys, gone = owned.redis_keys, delete(owned.market.applied)
+    return [(keys[name], gone) for name in packed.absent.tolist()]
 
-    def __init__(self) -> None:
-        self.row_keys: list[bytes] = []
-        self.rows: list[bytes] = []
-        self.updates: list[Update] = []
 
-    def add(self, owned: OwnedPartition, facet: int, slots: NDArray[np.int32]) -> None:
-        if not len(slots):
-            return
-        market = owned.market
-        state = market.rows.rows[market.rows.plane_of[facet], slots]
-        present = state[:, facets.N_ROWS] > 0
-        if not present.all():
-            gone = delete(market.applied)
-            self.updates += [(owned.keys_of(slot)[facet], gone) for slot in slots[~present].tolist()]
-            slots, state = slots[present], state[present]
-        self.row_keys += [owned.keys_of(slot)[facet] for slot in slots.tolist()]
-        exponents = market.slots.price_exp[slots], market.slots.size_exp[slots]
-        self.rows.append(pack_rows(state, *exponents, np.full(len(slots), facet, np.uint8)))
-
-    def batch(self, owned: OwnedPartition, *, rewrite: bool) -> Batch:
-        return Batch(
-            Space.MARKET, owned.number, owned.token, owned.tier[Space.MARKET], owned.market.applied,
-            owned.append_ns[Space.MARKET], self.row_keys, b"".join(self.rows), self.updates, rewrite,
-        )  # fmt: skip
+def _batch(owned: OwnedPartition, packed: PackedRows, updates: list[Update], *, rewrite: bool = False) -> Batch:
+    keys = owned.redis_keys
+    return Batch(
+        Space.MARKET, owned.number, owned.token, owned.tier[Space.MARKET], owned.market.applied,
+        owned.append_ns[Space.MARKET], [keys[name] for name in packed.names.tolist()], packed.redis, updates, rewrite,
+    )  # fmt: skip
 
 
 def _book_update(owned: OwnedPartition, change: BookChange) -> Update:
     market, slot = owned.market, change.slot
-    key = owned.keys_of(slot)[facets.BOOK]
+    key = owned.redis_keys[slot * len(facets.FACETS) + facets.BOOK]
     book = market.books.header(slot)
     if not book.n_rows:
         owned.published_books.discard(slot)

@@ -81,6 +81,11 @@ class TickPublisher:
         return self._sender.stats
 
     @property
+    def offsets(self) -> dict[int, int]:
+        """Partition -> offset of its newest acknowledged frame."""
+        return dict(self._sender.offsets)
+
+    @property
     def registry(self) -> InstrumentRegistry:
         """Known instruments: what an `instrument_id` means in `publish` without a list of instruments."""
         return self._directory.registry

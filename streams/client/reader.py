@@ -31,6 +31,7 @@ from streams.cache.held import Held, held_book, held_value
 from streams.cache.memory import Memory
 from streams.cache.reads import RedisReads
 from streams.client.listener import Listener
+from streams.client.upkeep import Heard, Upkeep
 from streams.client.writer import CacheWriter, Written
 from streams.clock import Clock, now_ns
 from streams.settings import Settings
@@ -69,9 +70,12 @@ class MarketCache:
         follow: keep a memory tier that the invalidation topic keeps true. False: every read goes to Redis, nothing is
             kept, and Kafka is needed only for writes: for one look.
         clock: UTC ns.
+        heard: called in the event loop with a partition and a record once memory is as the record says; not to block.
     """
 
-    def __init__(self, settings: Settings, *, follow: bool = True, clock: Clock = now_ns) -> None:
+    def __init__(
+        self, settings: Settings, *, follow: bool = True, clock: Clock = now_ns, heard: Heard | None = None
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self._n_partitions = n_partitions = settings.kafka.partitions
@@ -85,7 +89,8 @@ class MarketCache:
         self._memory = Memory(settings.reader.memory_bytes)
         self._redis = connect_redis(settings.redis)
         self._reads = RedisReads(self._redis, url=settings.redis.url, prefix=settings.topics.prefix)
-        self._listener = Listener(settings, self._views, self._memory, clock)
+        self._upkeep = Upkeep(self._views, self._memory, heard)
+        self._listener = Listener(settings, self._upkeep, clock)
         self._writer: CacheWriter | None = None
         self._epochs = [0] * n_partitions
         self._opening = asyncio.Lock()
@@ -134,9 +139,9 @@ class MarketCache:
             ServiceUnavailable: Redis does not answer.
         """
         held = self._memory.get(key)
-        # Tags, namespaces and flush-all concern generic entries; only a market entry has a value in people's form.
+        # Tags, namespaces and flush-all concern generic entries; only a market entry has a row or a value at hand.
         if held is not None and (
-            held.value is not None or held.view.keeps(held.as_of, held.at.key.namespace, held.tags)
+            held.value is not None or held.row or held.view.keeps(held.as_of, held.at.key.namespace, held.tags)
         ):
             age_ms = self._age_ms(held)
             if max_staleness_s is None or (age_ms is not None and age_ms <= max_staleness_s * 1000):
@@ -183,7 +188,7 @@ class MarketCache:
             InvalidKey: see `models.cache.keys.parse_key`.
         """
         last: int | None = None
-        with self._listener.watch(self._locate(key)) as changed:
+        with self._upkeep.watch(self._locate(key)) as changed:
             while True:
                 changed.clear()
                 try:
@@ -227,7 +232,7 @@ class MarketCache:
         # No await from here on: what is heard later finds the entry in memory.
         if not view.admits(at.subject, mark):
             return None, mark
-        view.saw(at.subject, held.version)
+        view.saw(at.subject, held.given_version)
         if self._follow and view.synced:
             self._memory.put(held)
         return held, mark
@@ -265,7 +270,9 @@ class MarketCache:
         if self._follow and view.synced and view.floors.floor(at.subject) <= version:
             shown = version if packed else versions.NOTHING
             appended_ns = written.time_ms * _MS
-            self._memory.put(Held(at, view, shown, version, appended_ns, None, packed, expires_at_ms, tags))
+            self._memory.put(
+                Held(at, view, shown, version, appended_ns, packed=packed, expires_at_ms=expires_at_ms, tags=tags)
+            )
 
     def _own_group(self, field: str, written: list[Written]) -> list[int]:
         for partition, version, _ in written:
@@ -275,8 +282,8 @@ class MarketCache:
     def _answer(self, held: Held, tier: str, age_ms: float | None) -> Entry | None:
         if held.version < 0 or (held.expires_at_ms is not None and held.expires_at_ms * _MS <= self._clock()):
             return None
-        if held.value is not None:
-            value: Any = dict(held.value)  # its leaves are immutable, so this is a copy
+        if held.value is not None or held.row:
+            value: Any = dict(held.value or held.shown())  # its leaves are immutable, so this is a copy
         else:
             try:
                 value = msgspec.msgpack.decode(held.packed)

@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 from models.errors import PublishFailed, ServiceUnavailable
 from streams.kafka.admin import unavailable
 from streams.kafka.compression import use_fast_lz4
+from streams.kafka.fetch_codec import use_fast_fetch
 from streams.settings import KafkaSettings
 from streams.topics import MAX_RECORD_BYTES
 
@@ -47,6 +48,7 @@ async def start_consumer(kafka: KafkaSettings, topic: str, partitions: Iterable[
     Raises:
         ServiceUnavailable: no broker answers, or there is no such topic.
     """
+    use_fast_fetch()
     consumer = AIOKafkaConsumer(
         bootstrap_servers=kafka.bootstrap,
         group_id=None,

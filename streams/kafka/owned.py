@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from models.cache.keys import Space, facet_keys
 from models.cache.partition import EntryPartition
 from models.market import pages
+from models.market.facets import FACETS
 from models.market.pages import ControlPage, Flush
 from models.market.partition import MarketPartition
 
@@ -21,6 +22,7 @@ class OwnedPartition:
         epoch: how often the source topics were created anew (rule 6).
         tier: newest version that Redis acknowledged, by space; -1 = nothing.
         announced: newest version that went out as an invalidation, by space.
+        told_at: when changes were last announced, by space; monotonic, s.
         append_ns: log-append time of the newest record applied, by space; a proof of freshness (rule 11).
         redis_behind: spaces whose tier has to be rewritten before it may be written on (outage, gap, lost data).
         published_books: slots whose hash in Redis was written whole by this owner, so that parts may follow.
@@ -35,20 +37,21 @@ class OwnedPartition:
     entries: EntryPartition = field(default_factory=EntryPartition)
     tier: dict[Space, int] = field(default_factory=lambda: dict.fromkeys(Space, -1))
     announced: dict[Space, int] = field(default_factory=lambda: dict.fromkeys(Space, -1))
+    told_at: dict[Space, float] = field(default_factory=lambda: dict.fromkeys(Space, 0.0))
     append_ns: dict[Space, int] = field(default_factory=lambda: dict.fromkeys(Space, 0))
     redis_behind: set[Space] = field(default_factory=lambda: set(Space))
     published_books: set[int] = field(default_factory=set)
-    _keys: list[Sequence[bytes]] = field(default_factory=list)
+    _keys: list[bytes] = field(default_factory=list)  # by slot * 16 + facet
 
     def applied(self, space: Space) -> int:
         return self.market.applied if space is Space.MARKET else self.entries.applied
 
-    def keys_of(self, slot: int) -> Sequence[bytes]:
-        """Redis keys of a slot's facets, by facet number."""
-        while len(self._keys) <= slot:
-            text = self.market.slots.instruments[len(self._keys)].text
-            self._keys.append(facet_keys(self.prefix, text, self.number))
-        return self._keys[slot]
+    @property
+    def redis_keys(self) -> Sequence[bytes]:
+        """Redis keys of the facets of all slots, by `slot * 16 + facet`: made once, then only indexed."""
+        for instrument in self.market.slots.instruments[len(self._keys) // len(FACETS) :]:
+            self._keys += facet_keys(self.prefix, instrument.text, self.number)
+        return self._keys
 
     def flush(self) -> Flush:
         """Copy of all changed pages and of the control page that fits them: one synchronous step."""

@@ -97,8 +97,10 @@ class Ownership:
         if not numbers:
             return
         began = time.perf_counter()
-        async with self.lock:
-            flushes = [(self.partitions[number], self.partitions[number].flush()) for number in sorted(numbers)]
+        flushes = []
+        for owned in [self.partitions[number] for number in sorted(numbers)]:
+            async with self.lock:  # a turn each: rounds go on between them
+                flushes.append((owned, owned.flush()))
         sent = await asyncio.gather(
             *(
                 self._table.write(self._producer, o.number, o.token, flush, self._settings.kafka.request_timeout_s)

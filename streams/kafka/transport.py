@@ -14,8 +14,8 @@ from aiokafka import ConsumerRecord
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-FETCH_BYTES = 8 << 20  # a partition's share of one fetch
-FETCH_MAX_WAIT_MS = 500  # Faust hard-codes 1.5 s
+from streams.kafka.fetch import FetchThread
+
 _RECHECK_S = 0.0005  # stock sleeps a whole second when buffers are full
 _POLL_S = 0.2  # a rebalance waits for the end of a poll
 
@@ -54,50 +54,6 @@ class Rounds:
         self._processed.clear()
 
 
-class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
-    def _create_worker_consumer(self, transport: Any) -> Any:
-        consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
-        consumer._fetch_min_bytes = 1
-        consumer._fetch_max_bytes = 8 * FETCH_BYTES
-        return consumer
-
-    async def _fetch_records(
-        self, consumer: Any, active_partitions: set[TP], timeout: float, max_records: int | None = None
-    ) -> Mapping[TP, list[ConsumerRecord]]:
-        """As Faust's, but a rebalance ends it: aiokafka's own would wait for the new assignment and read on in it."""
-        fetcher = consumer._fetcher
-        if consumer._closed or fetcher._closed:
-            raise driver.ConsumerStoppedError
-        records = await self._fetched(fetcher, active_partitions, max_records)
-        if not records:
-            waiter = fetcher._create_fetch_waiter()
-            await asyncio.wait([waiter], timeout=timeout)
-            if waiter.done():
-                waiter.result()
-            waiter.cancel()
-            records = await self._fetched(fetcher, active_partitions, max_records)
-        return records
-
-    async def _fetched(
-        self, fetcher: Any, active_partitions: set[TP], max_records: int | None
-    ) -> Mapping[TP, list[ConsumerRecord]]:
-        """What lies ready; never waits."""
-        if not self.consumer.flow_active or fetcher._subscriptions.reassignment_in_progress:
-            return {}
-        with fetcher._subscriptions.fetch_context():
-            records: Mapping[TP, list[ConsumerRecord]] = await fetcher.fetched_records(
-                active_partitions, timeout=0, max_records=max_records
-            )
-        return records
-
-    async def on_thread_stop(self) -> None:
-        # A static member that stops does not leave its group: others would wait for the session timeout.
-        if self._consumer is not None:
-            self._consumer._coordinator._group_instance_id = None
-        await super().on_thread_stop()
-
-
 class RoundConsumer(driver.Consumer):  # type: ignore[misc]
     """Faust's consumer, whose drain hands rounds to `transport.rounds`."""
 
@@ -110,8 +66,14 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
         rounds: Rounds = self.transport.rounds
         return rounds
 
-    def _new_consumer_thread(self) -> _Thread:
-        return _Thread(self, loop=self.loop, beacon=self.beacon)
+    def _new_consumer_thread(self) -> FetchThread:
+        return FetchThread(self, loop=self.loop, beacon=self.beacon)
+
+    @property
+    def log_ends(self) -> Mapping[TP, tuple[int, int]]:
+        """See `FetchTurns.ends`."""
+        thread: FetchThread = self._thread
+        return thread.turns.ends
 
     async def _drain_messages(self, fetcher: Any) -> None:
         try:
@@ -163,10 +125,13 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
                 by_topic.setdefault(tp.topic, {})[tp.partition] = fresh
                 self._read_offset[tp] = fresh[-1].offset + 1
         for topic, fresh_of in by_topic.items():
-            # A revocation empties the queue without waking who waits for room in it.
-            await self.wait_first(
-                self.rounds.sinks[topic](Round(topic, generation, fresh_of)), self.suspend_flow.wait()
-            )
+            putting = asyncio.ensure_future(self.rounds.sinks[topic](Round(topic, generation, fresh_of)))
+            await asyncio.sleep(0)
+            if putting.done():  # the rule; what follows makes four tasks
+                putting.result()
+            else:
+                # A revocation empties the queue without waking who waits for room in it.
+                await self.wait_first(putting, self.suspend_flow.wait())
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
         yield from super()._filter_tps_with_pending_acks(topics)

@@ -13,6 +13,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from click.testing import CliRunner
 
+from agents.bench.latency import UNITS as LATENCY_UNITS
 from agents.bench.producer import tick_log
 from agents.bench.site import BenchSite
 from agents.bench.worker import UNITS, WorkerScenario, check_served
@@ -56,6 +57,28 @@ def test_bench_worker_prints_its_figures_as_json_and_writes_them(
     assert 8 < metrics["frame_bytes_per_tick"]["median"] < 80
     (written,) = (tmp_path / "out").iterdir()
     assert json.loads(written.read_bytes()) == report
+
+
+def test_bench_latency_prints_what_a_paced_tick_takes_to_a_reader(
+    make_settings: Callable[[Path], Settings], tmp_path: Path
+) -> None:
+    options = ["--rate", "2000", "--instruments", "20", "--seconds", "2", "--frame-ms", "3", "--runs", "1"]
+    result = CliRunner().invoke(
+        bench,
+        ["latency", *options, "--most-late-ms", "10000", "--live-services", "--json"],
+        env=environment_of(make_settings(tmp_path)),
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["parameters"] == {"rate": 2000, "instruments": 20, "seconds": 2.0, "frame_ms": 3.0, "seed": 7}
+    metrics = {name: metric["median"] for name, metric in report["metrics"].items()}
+    assert metrics.keys() <= LATENCY_UNITS.keys()
+    names = ["p50", "p99", "p999", "max"]
+    shown = [metrics[f"publish_visible_{name}_ms"] for name in names]
+    assert 0 < shown[0] <= shown[1] <= shown[2] <= shown[3]
+    assert 0 < metrics["worker_cpu_ratio"] < 2
+    assert {"worker_cpu_s", "producer_cpu_s", "reader_cpu_s", "loop_lag_p999_ms"} <= metrics.keys()
 
 
 async def test_a_run_leaves_no_topics_and_keys_behind(settings: Settings, tmp_path: Path) -> None:
