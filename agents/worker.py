@@ -167,6 +167,7 @@ class Worker:
         persist = PersistAgent(ownership=self.ownership, coherence=self.coherence, rounds=self.rounds, dead=dead)
         self._agent("market", FRAMES, market.process)
         self._agent("gateway", JSON_TICKS, gateway.process)
+        self.rounds.columnar.add(prefix + JSON_TICKS)
         self._agent("persist", WRITES, persist.process)
 
     def _agent(self, name: str, topic: str, process: Process) -> None:

@@ -9,6 +9,7 @@ import click
 # scenario -> help; its module has the click command `command`
 SCENARIOS = {
     "worker": "CPU of the worker per tick, out of a full log.",
+    "gateway": "CPU of the worker per JSON record, out of a full log.",
 }
 
 

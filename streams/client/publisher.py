@@ -21,11 +21,11 @@ from models.market.instruments import Instrument, instrument_hash, parse
 from models.market.json_refusals import Refusal
 from models.market.json_tick import MAX_ROWS, parse_batch
 from models.market.registry import InstrumentRegistry
-from models.market.tick import TICK, Flag, TickArray
+from models.market.tick import RAW, TICK, Flag, TickArray
 from streams.clock import Clock, now_ns
 from streams.kafka.clients import partition_count, start_producer, stop_client
 from streams.kafka.frame_sender import FrameSender, SenderStats
-from streams.kafka.frames import RAW, FramePacker
+from streams.kafka.frames import FramePacker
 from streams.kafka.instruments import InstrumentDirectory
 from streams.settings import Settings
 from streams.topics import MAX_RECORD_BYTES

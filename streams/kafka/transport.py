@@ -11,8 +11,11 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from aiokafka import ConsumerRecord
+from aiokafka.consumer.fetcher import FetchError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+
+from streams.kafka.record_columns import RecordColumns, keep_raw_records, take_columns
 
 FETCH_BYTES = 8 << 20  # a partition's share of one fetch
 FETCH_MAX_WAIT_MS = 500  # Faust hard-codes 1.5 s
@@ -26,18 +29,26 @@ class Round(NamedTuple):
     topic: str
     generation: int  # of the consumer group: a round of an older one is void, its partitions may be another's
     records: dict[int, list[ConsumerRecord]]  # by partition
+    columns: dict[int, RecordColumns]  # instead of `records`, of a topic that is read so
 
 
+Fetched = Mapping[TP, list[ConsumerRecord] | RecordColumns]
 RoundSink = Callable[[Round], Awaitable[None]]  # blocks while the consumer of rounds is busy: back-pressure
 Barrier = Callable[[Mapping[TP, int]], Awaitable[None]]
 
 
 class Rounds:
-    """Where rounds go, how far they were processed, and what must be durable before offsets are committed."""
+    """Where rounds go, how far they were processed, and what must be durable before offsets are committed.
+
+    Attributes:
+        sinks: by full name of the topic.
+        columnar: topics whose rounds bring columns.
+    """
 
     def __init__(self, barrier: Barrier) -> None:
         self.barrier = barrier
         self.sinks: dict[str, RoundSink] = {}
+        self.columnar: set[str] = set()
         self._processed: dict[TP, int] = {}
 
     def processed(self, topic: str, partition: int, offset: int) -> None:
@@ -56,6 +67,7 @@ class Rounds:
 
 class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     def _create_worker_consumer(self, transport: Any) -> Any:
+        keep_raw_records()
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
         consumer._fetch_min_bytes = 1
@@ -64,7 +76,7 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     async def _fetch_records(
         self, consumer: Any, active_partitions: set[TP], timeout: float, max_records: int | None = None
-    ) -> Mapping[TP, list[ConsumerRecord]]:
+    ) -> Fetched:
         """As Faust's, but a rebalance ends it: aiokafka's own would wait for the new assignment and read on in it."""
         fetcher = consumer._fetcher
         if consumer._closed or fetcher._closed:
@@ -79,23 +91,40 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             records = await self._fetched(fetcher, active_partitions, max_records)
         return records
 
-    async def _fetched(
-        self, fetcher: Any, active_partitions: set[TP], max_records: int | None
-    ) -> Mapping[TP, list[ConsumerRecord]]:
+    async def _fetched(self, fetcher: Any, active_partitions: set[TP], max_records: int | None) -> Fetched:
         """What lies ready; never waits."""
         if not self.consumer.flow_active or fetcher._subscriptions.reassignment_in_progress:
             return {}
         with fetcher._subscriptions.fetch_context():
-            records: Mapping[TP, list[ConsumerRecord]] = await fetcher.fetched_records(
-                active_partitions, timeout=0, max_records=max_records
-            )
-        return records
+            found: dict[TP, list[ConsumerRecord] | RecordColumns] = {}
+            rest: set[TP] = set()
+            for tp in active_partitions:
+                # Errors of fetches are aiokafka's to raise, of whatever topic.
+                if tp.topic in self.consumer.rounds.columnar and not isinstance(fetcher._records.get(tp), FetchError):
+                    if (columns := _columns(fetcher, tp)) is not None:
+                        found[tp] = columns
+                else:
+                    rest.add(tp)
+            if rest:  # none would mean all
+                found |= await fetcher.fetched_records(rest, timeout=0, max_records=max_records)
+        return found
 
     async def on_thread_stop(self) -> None:
         # A static member that stops does not leave its group: others would wait for the session timeout.
         if self._consumer is not None:
             self._consumer._coordinator._group_instance_id = None
         await super().on_thread_stop()
+
+
+def _columns(fetcher: Any, tp: TP) -> RecordColumns | None:
+    """What lies ready of one partition."""
+    if (result := fetcher._records.get(tp)) is None:
+        return None
+    columns = take_columns(result, tp)
+    if not result.has_more():
+        del fetcher._records[tp]
+        fetcher._notify(fetcher._wait_consume_future)  # it may fetch on
+    return columns
 
 
 class RoundConsumer(driver.Consumer):  # type: ignore[misc]
@@ -134,11 +163,11 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
         finally:
             self.set_shutdown()
 
-    async def _poll(self) -> Mapping[TP, list[ConsumerRecord]]:
+    async def _poll(self) -> Fetched:
         if not (active := self._fetchable()):
             await asyncio.sleep(_RECHECK_S)
             return {}
-        records: Mapping[TP, list[ConsumerRecord]] = await self._getmany(active_partitions=active, timeout=_POLL_S)
+        records: Fetched = await self._getmany(active_partitions=active, timeout=_POLL_S)
         return records
 
     def _fetchable(self) -> set[TP]:
@@ -146,11 +175,17 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
         active = self._get_active_partitions()
         return {tp for tp in active if not (self.app.rebalancing and tp.topic in self.rounds.sinks)}
 
-    async def _hand_over(self, records: Mapping[TP, list[ConsumerRecord]]) -> None:
+    async def _hand_over(self, records: Fetched) -> None:
         generation = self.app.consumer_generation_id
-        by_topic: dict[str, dict[int, list[ConsumerRecord]]] = {}
+        by_topic: dict[str, Round] = {}
         for tp, found in records.items():
             next_offset = self._read_offset[tp]
+            round_ = Round(tp.topic, generation, {}, {})
+            if isinstance(found, RecordColumns):
+                if columns := found if next_offset is None else found.since(next_offset):
+                    by_topic.setdefault(tp.topic, round_).columns[tp.partition] = columns
+                    self._read_offset[tp] = int(columns.offsets[-1]) + 1
+                continue
             if tp.topic not in self.rounds.sinks:
                 for record in found:
                     if next_offset is None or record.offset >= next_offset:
@@ -160,13 +195,11 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
             # After a seek `_read_offset` is the next offset to read, afterwards the last one read.
             fresh = [r for r in found if next_offset is None or r.offset >= next_offset]
             if fresh:
-                by_topic.setdefault(tp.topic, {})[tp.partition] = fresh
+                by_topic.setdefault(tp.topic, round_).records[tp.partition] = fresh
                 self._read_offset[tp] = fresh[-1].offset + 1
-        for topic, fresh_of in by_topic.items():
+        for topic, round_ in by_topic.items():
             # A revocation empties the queue without waking who waits for room in it.
-            await self.wait_first(
-                self.rounds.sinks[topic](Round(topic, generation, fresh_of)), self.suspend_flow.wait()
-            )
+            await self.wait_first(self.rounds.sinks[topic](round_), self.suspend_flow.wait())
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
         yield from super()._filter_tps_with_pending_acks(topics)

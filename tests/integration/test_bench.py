@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
@@ -28,34 +29,53 @@ from streams.settings import Settings, environment_of
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 
+def report_of(settings: Settings, *arguments: str) -> dict[str, Any]:
+    """What a scenario prints as JSON; every metric has a unit and its spread."""
+    result = CliRunner().invoke(
+        bench, [*arguments, "--live-services", "--json"], env=environment_of(settings), catch_exceptions=False
+    )
+    assert result.exit_code == 0, result.output
+    report: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    assert report["scenario"] == arguments[0]
+    assert {"cpu", "cores", "memory_bytes", "load", "python", "kafka", "redis", "libraries"} <= report["machine"].keys()
+    for metric in report["metrics"].values():
+        assert metric["min"] <= metric["median"] <= metric["max"]
+        assert len(metric["values"]) == report["runs"]
+    return report
+
+
 def test_bench_worker_prints_its_figures_as_json_and_writes_them(
     make_settings: Callable[[Path], Settings], tmp_path: Path
 ) -> None:
-    options = ["--instruments", "50", "--ticks", "20000", "--frame-ticks", "256", "--runs", "2", "--live-services"]
-    result = CliRunner().invoke(
-        bench,
-        ["worker", *options, "--json", "--out", str(tmp_path / "out")],
-        env=environment_of(make_settings(tmp_path)),
-        catch_exceptions=False,
-    )
-    assert result.exit_code == 0
-    report = json.loads(result.stdout.splitlines()[-1])
-    assert report["scenario"] == "worker"
+    options = ["--instruments", "50", "--ticks", "20000", "--frame-ticks", "256", "--runs", "2"]
+    report = report_of(make_settings(tmp_path), "worker", *options, "--out", str(tmp_path / "out"))
     assert report["runs"] == 2
     assert report["parameters"] == {"instruments": 50, "ticks": 20_000, "frame_ticks": 256, "seed": 7}
-    assert {"cpu", "cores", "memory_bytes", "load", "python", "kafka", "redis", "libraries"} <= report["machine"].keys()
     metrics = report["metrics"]
     assert metrics.keys() <= UNITS.keys()
     for name, metric in metrics.items():
         assert metric["unit"] == UNITS[name]
-        assert 0 < metric["min"] <= metric["median"] <= metric["max"], name
-        assert len(metric["values"]) == 2
+        assert metric["min"] > 0, name
     a_tick, a_second = metrics["cpu_us_per_tick"]["values"], metrics["ticks_per_cpu_s"]["values"]
     assert [round(us * per_s / 1e6, 3) for us, per_s in zip(a_tick, a_second, strict=True)] == [1.0, 1.0]
     assert metrics["worker_cpu_s"]["values"][0] == pytest.approx(a_tick[0] * 20_000 / 1e6, rel=1e-3)
     assert 8 < metrics["frame_bytes_per_tick"]["median"] < 80
     (written,) = (tmp_path / "out").iterdir()
     assert json.loads(written.read_bytes()) == report
+
+
+def test_bench_gateway_counts_the_cost_of_a_json_record(
+    make_settings: Callable[[Path], Settings], tmp_path: Path
+) -> None:
+    options = ["--instruments", "40", "--ticks", "9000", "--batch-records", "50", "--runs", "1"]
+    report = report_of(make_settings(tmp_path), "gateway", *options)
+    metrics = {name: metric["median"] for name, metric in report["metrics"].items()}
+    records = 9_000 / metrics["ticks_per_record"]
+    assert records == pytest.approx(round(records), abs=0.1)
+    assert 1.5 < metrics["ticks_per_record"] < 1.8
+    assert metrics["cpu_us_per_record"] == pytest.approx(metrics["worker_cpu_s"] / records * 1e6, rel=1e-3)
+    assert 0 < metrics["gateway_cpu_us_per_record"] < metrics["cpu_us_per_record"]
+    assert 150 < metrics["json_bytes_per_record"] < 350
 
 
 async def test_a_run_leaves_no_topics_and_keys_behind(settings: Settings, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from agents.bench.counters import WorkerCounters, parse_counters
+from agents.bench.gateway import check_gateway
 from agents.bench.machine import commit
 from agents.bench.process import CpuMeter, cpu_s, held
 from agents.bench.site import forget_run
@@ -23,9 +24,12 @@ from agents.bench.suite import write_report
 from agents.bench.worker import check_counters
 from agents.cli.bench import SCENARIOS, bench
 from models.errors import MarketPrismError
+from models.market.json_tick import parse_batch
+from models.market.registry import InstrumentRegistry
 from models.market.tick import Action, Flag, Kind, Side
+from models.perf.json_ticks import json_lines
 from models.perf.summary import Report, summarise, summarise_runs
-from models.perf.ticks import SeededTicks
+from models.perf.ticks import START_NS, SeededTicks
 from streams.settings import Settings
 
 
@@ -136,6 +140,49 @@ def test_a_run_with_other_work_than_was_meant_does_not_count() -> None:
     ):
         with pytest.raises(MarketPrismError, match=why):
             check_counters(replace(right, **wrong), 50)
+
+
+def test_a_gateway_that_lost_or_refused_records_does_not_count() -> None:
+    right = WorkerCounters(ticks=5, frames=2, rounds=1, gaps=0, rewrites=0, barriers=1, changelog_records=3,
+                           changelog_bytes=99, invalidations=5, json_records=3)  # fmt: skip
+    check_gateway(right, ticks=5, records=3)
+    for wrong, why in (
+        ({"ticks": 6}, "6 ticks, 5 were sent"),
+        ({"json_records": 2}, "2 records, 3 were sent"),
+        ({"dead": 1}, "refused 1"),
+    ):
+        with pytest.raises(MarketPrismError, match=why):
+            check_gateway(replace(right, **wrong), ticks=5, records=3)
+
+
+def test_invented_json_lines_are_the_ticks_they_are_made_of() -> None:
+    source = SeededTicks(20)
+    ticks = np.concatenate([source.opening(), *source.batches(2_000)])
+    lines = list(json_lines(ticks, source.instruments))
+    registry = InstrumentRegistry()
+    for instrument in source.instruments:
+        registry.add(instrument)
+    read = parse_batch(
+        [line for _, line in lines],
+        received_ns=[START_NS + 10**12] * len(lines),
+        positions=np.arange(len(lines)) * 2,
+        registry=registry,
+    )
+    assert read.refused == []
+    for name in (
+        "ts_event",
+        "price",
+        "size",
+        "ref_id",
+        "venue_seq",
+        "instrument_id",
+        "kind",
+        "action",
+        "side",
+        "flags",
+    ):
+        assert read.ticks[name].tolist() == ticks[name].tolist(), name
+    assert [who for who, _ in lines] == ticks["instrument_id"][ticks["flags"] & Flag.LAST != 0].tolist()
 
 
 def test_cpu_is_measured_of_another_process_and_a_held_one_uses_none() -> None:
