@@ -118,14 +118,14 @@ class _PackedRows:
     def add(self, owned: OwnedPartition, facet: int, slots: NDArray[np.int32]) -> None:
         if not len(slots):
             return
-        market = owned.market
+        market, keys = owned.market, owned.keys(facet)
         state = market.rows.rows[market.rows.plane_of[facet], slots]
         present = state[:, facets.N_ROWS] > 0
         if not present.all():
             gone = delete(market.applied)
-            self.updates += [(owned.keys_of(slot)[facet], gone) for slot in slots[~present].tolist()]
+            self.updates += [(key, gone) for key in keys[slots[~present]].tolist()]
             slots, state = slots[present], state[present]
-        self.row_keys += [owned.keys_of(slot)[facet] for slot in slots.tolist()]
+        self.row_keys += keys[slots].tolist()
         exponents = market.slots.price_exp[slots], market.slots.size_exp[slots]
         self.rows.append(pack_rows(state, *exponents, np.full(len(slots), facet, np.uint8)))
 
@@ -138,7 +138,7 @@ class _PackedRows:
 
 def _book_update(owned: OwnedPartition, change: BookChange) -> Update:
     market, slot = owned.market, change.slot
-    key = owned.keys_of(slot)[facets.BOOK]
+    key: bytes = owned.keys(facets.BOOK)[slot]
     book = market.books.header(slot)
     if not book.n_rows:
         owned.published_books.discard(slot)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from models.cache.keys import Space, facet_keys
+import numpy as np
+from numpy.typing import NDArray
+
+from models.cache.keys import Space, facet_key
 from models.cache.partition import EntryPartition
 from models.market import pages
 from models.market.pages import ControlPage, Flush
 from models.market.partition import MarketPartition
+
+_NO_KEYS = np.empty(0, object)
 
 
 @dataclass
@@ -38,17 +42,20 @@ class OwnedPartition:
     append_ns: dict[Space, int] = field(default_factory=lambda: dict.fromkeys(Space, 0))
     redis_behind: set[Space] = field(default_factory=lambda: set(Space))
     published_books: set[int] = field(default_factory=set)
-    _keys: list[Sequence[bytes]] = field(default_factory=list)
+    _keys: dict[int, NDArray[np.object_]] = field(default_factory=dict)
 
     def applied(self, space: Space) -> int:
         return self.market.applied if space is Space.MARKET else self.entries.applied
 
-    def keys_of(self, slot: int) -> Sequence[bytes]:
-        """Redis keys of a slot's facets, by facet number."""
-        while len(self._keys) <= slot:
-            text = self.market.slots.instruments[len(self._keys)].text
-            self._keys.append(facet_keys(self.prefix, text, self.number))
-        return self._keys[slot]
+    def keys(self, facet: int) -> NDArray[np.object_]:
+        """Redis keys of a facet, bytes by slot: made once, and of facets that occur only."""
+        keys, instruments = self._keys.get(facet, _NO_KEYS), self.market.slots.instruments
+        if len(keys) < len(instruments):
+            texts = (instrument.text for instrument in instruments[len(keys) :])
+            more = np.empty(len(instruments) - len(keys), object)
+            more[:] = [facet_key(self.prefix, facet, text, self.number) for text in texts]
+            keys = self._keys[facet] = np.concatenate([keys, more])
+        return keys
 
     def flush(self) -> Flush:
         """Copy of all changed pages and of the control page that fits them: one synchronous step."""
