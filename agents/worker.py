@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import psutil
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from faust.types import TP
 
@@ -59,6 +60,7 @@ class Worker:
         self._draining = False
         self._holds_partitions = False
         self._began = time.monotonic()
+        self._passed: dict[str, float] = {}
 
     async def __aenter__(self) -> Worker:
         await self.start()
@@ -75,6 +77,7 @@ class Worker:
             ServiceSetupError: the port is taken.
         """
         settings = self.settings
+        self._pass("imported")
         self._failure = asyncio.get_running_loop().create_future()
         self.health = HealthServer(settings.worker.port, self.report)
         await self.health.start()
@@ -84,6 +87,7 @@ class Worker:
         self.producer: AIOKafkaProducer = await start_producer(settings.kafka)
         self.directory = InstrumentDirectory(settings, producer=self.producer)
         await self.directory.start()
+        self._pass("connected")
         self.redis = connect_redis(settings.redis)
         self.app = worker_app(settings)
         self.table = page_table(self.app, settings)
@@ -104,7 +108,9 @@ class Worker:
         self.app.on_partitions_assigned.connect(self._assigned)
         self.app.finalize()
         discard_foreign_store(self.app, await self._changelog_id())
+        self._pass("prepared")
         await compiling
+        self._pass("compiled")
         await self.app.start()
         self._tasks = [asyncio.create_task(self._heartbeats()), asyncio.create_task(self._watch_app())]
         event(log, "worker_started", id=settings.worker.id, port=self.health.port, prefix=prefix)
@@ -145,8 +151,14 @@ class Worker:
             "partitions": sorted(owned),
             "instruments": sum(len(o.market.slots) for o in owned.values()),
             "redis_behind": behind,
+            "start_s": self._passed,
             "uptime_s": round(time.monotonic() - self._began, 1),
         }
+
+    def _pass(self, step: str) -> None:
+        """Note when a step of the first start had been done, in seconds since the process began."""
+        if step not in self._passed:
+            self._passed[step] = round(time.time() - psutil.Process().create_time(), 3)
 
     @property
     def _failure_set(self) -> bool:
@@ -199,6 +211,7 @@ class Worker:
     async def _recovered(self) -> None:
         if not self._holds_partitions:  # lost while they were recovered: a token taken now would fence their new owner
             return
+        self._pass("recovered")
         name = self.table.changelog_topic_name
         numbers = sorted(tp.partition for tp in self.app.assignor.assigned_actives() if tp.topic == name)
         try:
@@ -209,6 +222,7 @@ class Worker:
             raise
         metrics.PARTITIONS.set(len(numbers))
         self.ready = True
+        self._pass("served")
 
     async def _changelog_id(self) -> str | None:
         name = self.table.changelog_topic_name
@@ -223,6 +237,7 @@ class Worker:
 
     async def _assigned(self, app: Any, assigned: set[TP], **_: Any) -> None:
         self._holds_partitions = True
+        self._pass("assigned")
 
     def _fail(self, exc: BaseException) -> None:
         if self._failure is not None and not self._failure.done():

@@ -10,6 +10,9 @@ import click
 SCENARIOS = {
     "worker": "CPU of the worker per tick, out of a full log.",
     "gateway": "CPU of the worker per JSON record, out of a full log.",
+    "instruments": "What more instruments cost: CPU, changelog, disk, memory.",
+    "recovery": "Seconds from `kill -9` of the worker until its successor serves.",
+    "handover": "Seconds until another worker serves: after `kill -9`, after SIGTERM.",
 }
 
 
