@@ -31,6 +31,7 @@ from streams.kafka.clients import start_consumer, start_producer, stop_client
 from streams.kafka.deadletter import DeadLetters
 from streams.kafka.instruments import InstrumentDirectory
 from streams.kafka.ownership import SOURCE_TOPICS, Ownership
+from streams.kafka.record_columns import compile_walk
 from streams.kafka.transport import Round, Rounds, RoundTransport
 from streams.log import event
 from streams.settings import Settings
@@ -81,7 +82,7 @@ class Worker:
         self._failure = asyncio.get_running_loop().create_future()
         self.health = HealthServer(settings.worker.port, self.report)
         await self.health.start()
-        compiling = asyncio.create_task(asyncio.to_thread(compile_kernels))  # while Kafka answers
+        compiling = asyncio.create_task(asyncio.to_thread(_compile))  # while Kafka answers
         await ensure_topics(settings)
         prefix = settings.topics.prefix
         self.producer: AIOKafkaProducer = await start_producer(settings.kafka)
@@ -287,6 +288,11 @@ class Worker:
                 await redis.aclose()
             case _, service:
                 await service.stop()
+
+
+def _compile() -> None:
+    compile_kernels()
+    compile_walk()
 
 
 def _at_end(applied: int, end: int | None) -> bool:

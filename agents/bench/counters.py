@@ -9,6 +9,7 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from models.errors import ServiceUnavailable
+from models.perf.histogram import Histogram
 from streams.settings import Settings
 
 _TIMEOUT_S = 10
@@ -66,7 +67,12 @@ _SAMPLES = {
 
 
 async def read_counters(settings: Settings) -> WorkerCounters:
-    """Counters of the worker with these settings.
+    """Counters of the worker with these settings. Raises: ServiceUnavailable: its port does not answer."""
+    return parse_counters(await read_metrics(settings))
+
+
+async def read_metrics(settings: Settings) -> str:
+    """All metrics of the worker with these settings, in Prometheus' text form.
 
     Raises:
         ServiceUnavailable: its port does not answer.
@@ -77,10 +83,9 @@ async def read_counters(settings: Settings) -> WorkerCounters:
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as session,
             session.get(url) as answer,
         ):
-            text = await answer.text()
+            return await answer.text()
     except (aiohttp.ClientError, TimeoutError) as exc:
         raise ServiceUnavailable(f"the worker at {url} does not answer: {exc}") from exc
-    return parse_counters(text)
 
 
 def parse_counters(text: str) -> WorkerCounters:
@@ -93,3 +98,14 @@ def parse_counters(text: str) -> WorkerCounters:
     return WorkerCounters(
         **{name: found[name] if name.endswith("_s") else int(found[name]) for name in found}  # type: ignore[arg-type]
     )
+
+
+def parse_histogram(text: str, name: str) -> Histogram:
+    """A histogram in Prometheus' text form, summed over labels."""
+    totals: dict[float, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == f"{name}_bucket":
+                bound = float(sample.labels["le"])
+                totals[bound] = totals.get(bound, 0.0) + sample.value
+    return Histogram.of_totals(totals)

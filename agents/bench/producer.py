@@ -53,6 +53,10 @@ class TickLog:
         """As `send`, but returns once they are on their way. Raises: PublishFailed."""
         await self._send(self.source.batches(n_ticks), drain=False)
 
+    async def send_rows(self, ticks: TickArray) -> None:
+        """These rows, whose positions follow those sent before. Raises: PublishFailed."""
+        await self._send([ticks])
+
     def expected(self) -> list[InstrumentFinal]:
         """What every instrument looks like after all that was sent."""
         return self._fold.finals()

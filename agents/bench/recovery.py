@@ -31,7 +31,7 @@ _SERVED_S = 120.0
 _FRAME_TICKS = 4096
 
 # parts of a start, by what the worker notes in /health when one has ended
-_PARTS = {
+START_PARTS = {
     "import_s": "imported",
     "connect_s": "connected",
     "prepare_s": "prepared",
@@ -43,7 +43,7 @@ _PARTS = {
 UNITS = {
     "serve_again_s": "s",
     "ready_s": "s",
-    **dict.fromkeys(_PARTS, "s"),
+    **dict.fromkeys(START_PARTS, "s"),
     "lost": "ticks",
     "duplicated": "ticks",
     "ticks_sent": "ticks",
@@ -131,10 +131,10 @@ def start_parts(report: Mapping[str, Any]) -> dict[str, float]:
         MarketPrismError: it does not say.
     """
     passed: Mapping[str, float] = report.get("start_s", {})
-    if lacking := [step for step in _PARTS.values() if step not in passed]:
+    if lacking := [step for step in START_PARTS.values() if step not in passed]:
         raise MarketPrismError(f"the worker does not say when it had {', '.join(lacking)}")
-    ends = [0.0, *(passed[step] for step in _PARTS.values())]
-    return {part: after - before for part, (before, after) in zip(_PARTS, pairwise(ends), strict=True)}
+    ends = [0.0, *(passed[step] for step in START_PARTS.values())]
+    return {part: after - before for part, (before, after) in zip(START_PARTS, pairwise(ends), strict=True)}
 
 
 def static_member(settings: Settings, name: str) -> Settings:

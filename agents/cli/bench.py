@@ -13,6 +13,7 @@ SCENARIOS = {
     "instruments": "What more instruments cost: CPU, changelog, disk, memory.",
     "recovery": "Seconds from `kill -9` of the worker until its successor serves.",
     "handover": "Seconds until another worker serves: after `kill -9`, after SIGTERM.",
+    "soak": "Memory and event loop of a worker at full speed for long.",
 }
 
 

@@ -95,6 +95,11 @@ def keep_raw_records() -> None:
     fetcher.MemoryRecords = _KeptRecords
 
 
+def compile_walk() -> None:
+    """Have the loop ready before the first record waits for it."""
+    _walk(np.frombuffer(b"", np.uint8), np.empty((0, 5), np.int64), np.empty((4, 0), np.int64))
+
+
 def take_columns(found: FetchResult, tp: Any, most: int = MOST_RECORDS) -> RecordColumns | None:
     """Take about `most` records of a fetched partition, whole batches; None when it has none that may be used.
 

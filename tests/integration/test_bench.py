@@ -15,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from click.testing import CliRunner
 
 from agents.bench.producer import tick_log
+from agents.bench.recovery import START_PARTS
 from agents.bench.site import BenchSite
 from agents.bench.worker import UNITS, WorkerScenario, check_served
 from agents.cli.bench import bench
@@ -76,6 +77,53 @@ def test_bench_gateway_counts_the_cost_of_a_json_record(
     assert metrics["cpu_us_per_record"] == pytest.approx(metrics["worker_cpu_s"] / records * 1e6, rel=1e-3)
     assert 0 < metrics["gateway_cpu_us_per_record"] < metrics["cpu_us_per_record"]
     assert 150 < metrics["json_bytes_per_record"] < 350
+
+
+def test_bench_instruments_compares_sizes_and_sees_what_reaches_the_disk(
+    make_settings: Callable[[Path], Settings], tmp_path: Path
+) -> None:
+    options = ["--sizes", "5,300", "--ticks", "5000", "--paced-s", "3", "--ticks-per-s", "2000", "--runs", "1"]
+    report = report_of(make_settings(tmp_path), "instruments", *options)
+    metrics = {name: metric["median"] for name, metric in report["metrics"].items()}
+    assert metrics["ratio_300_5"] == pytest.approx(metrics["cpu_us_per_tick_300"] / metrics["cpu_us_per_tick_5"], 1e-3)
+    assert metrics["changelog_bytes_per_tick_300"] > metrics["changelog_bytes_per_tick_5"] > 0
+    assert metrics["paced_changelog_bytes_per_tick"] > 0
+    assert metrics.get("rocksdb_write_amplification", 1) >= 0.5
+
+
+@pytest.mark.parametrize("disk", ["kept", "lost"])
+def test_bench_recovery_loses_no_tick_and_says_where_the_time_went(
+    make_settings: Callable[[Path], Settings], tmp_path: Path, disk: str
+) -> None:
+    options = ["--instruments", "40", "--ticks-per-s", "2000", "--warm-up-s", "2", "--disk", disk, "--runs", "1"]
+    report = report_of(make_settings(tmp_path), "recovery", *options)
+    metrics = {name: metric["median"] for name, metric in report["metrics"].items()}
+    assert metrics["lost"] == metrics["duplicated"] == 0
+    assert metrics["ticks_sent"] > 4_000
+    assert metrics["serve_again_s"] >= metrics["ready_s"] > 0
+    parts = [value for name, value in metrics.items() if name in START_PARTS]
+    assert len(parts) == len(START_PARTS)
+    assert 0 < sum(parts) < metrics["ready_s"] + 0.5
+
+
+def test_bench_handover_loses_no_tick(make_settings: Callable[[Path], Settings], tmp_path: Path) -> None:
+    options = ["--instruments", "40", "--ticks-per-s", "2000", "--session-timeout-s", "2", "--runs", "1"]
+    report = report_of(make_settings(tmp_path), "handover", *options)
+    metrics = {name: metric["median"] for name, metric in report["metrics"].items()}
+    assert metrics["lost"] == metrics["duplicated"] == 0
+    assert metrics["takeover_s"] > 1, "nobody knows of a death before the session ends"
+    assert 0 < metrics["graceful_s"] < metrics["takeover_s"]
+
+
+def test_bench_soak_sees_memory_and_serves_what_was_sent(
+    make_settings: Callable[[Path], Settings], tmp_path: Path
+) -> None:
+    report = report_of(make_settings(tmp_path), "soak", "--minutes", "0.2", "--instruments", "40")
+    metrics = {name: metric["median"] for name, metric in report["metrics"].items()}
+    assert report["runs"] == 1
+    assert metrics["rss_max_bytes"] >= metrics["rss_median_bytes"] > 50 << 20
+    assert abs(metrics["rss_growth_ratio"]) < 0.5
+    assert metrics["ticks_per_cpu_s"] > metrics["ticks_per_s"] > 0
 
 
 async def test_a_run_leaves_no_topics_and_keys_behind(settings: Settings, tmp_path: Path) -> None:
