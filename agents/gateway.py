@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 from aiokafka import AIOKafkaProducer
 
 from models.market.instruments import instrument_hash
-from models.market.json_tick import MAX_ROWS, parse_batch
+from models.market.json_lines import Lines
+from models.market.json_tick import MAX_ROWS, JsonParser
 from streams import metrics
 from streams.clock import now_ns
 from streams.kafka.clients import Outgoing, send_acknowledged
@@ -45,29 +49,31 @@ class GatewayAgent:
         self._topic_id = topic_id
         self._topic = settings.topics.prefix + FRAMES
         self._packers: dict[int, FramePacker] = {}
+        self._parser = JsonParser(directory.registry, strict=settings.instruments.strict)
 
     async def process(self, round_: Round) -> None:
         """Parse -> definitions acknowledged -> frames acknowledged -> refusals acknowledged -> processed."""
         letters: list[DeadLetter] = []
         frames: list[Outgoing] = []
-        for number, records in round_.records.items():
-            batch = parse_batch(
-                [record.value or b"" for record in records],
-                received_ns=[record.timestamp * 1_000_000 for record in records],
-                positions=[record.offset * MAX_ROWS + 1 for record in records],
-                registry=self._directory.registry,
-                strict=self._settings.instruments.strict,
+        for number, records in round_.columns.items():
+            began = time.thread_time()
+            batch = self._parser.parse(
+                Lines(records.data, records.starts, records.ends),
+                received_ns=records.timestamps * 1_000_000,
+                positions=records.offsets * MAX_ROWS + 1,
             )
-            letters += [letter_of(records[r.record], r.reason, r.detail) for r in batch.refused]
+            letters += [letter_of(records.record(r.record), r.reason, r.detail) for r in batch.refused]
             packed = self._packer(number).pack(batch.ticks, sent_ns=now_ns())
             frames += [Outgoing(self._topic, frame.partition, frame.data) for frame in packed]
             metrics.JSON_RECORDS.inc(len(records))
+            metrics.GATEWAY_CPU.inc(time.thread_time() - began)
+            await asyncio.sleep(0)  # others get the loop between partitions
         await self._directory.acknowledge()
         await send_acknowledged(self._producer, frames, deadline_s=self._settings.kafka.request_timeout_s)
         if letters:
             await self._dead.put(letters)
-        for number, records in round_.records.items():
-            self._rounds.processed(round_.topic, number, records[-1].offset)
+        for number, records in round_.columns.items():
+            self._rounds.processed(round_.topic, number, int(records.offsets[-1]))
 
     def _packer(self, number: int) -> FramePacker:
         if number not in self._packers:

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import psutil
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
@@ -28,6 +29,7 @@ from streams.kafka.clients import start_producer, stop_client
 from streams.kafka.deadletter import DeadLetters
 from streams.kafka.instruments import InstrumentDirectory
 from streams.kafka.ownership import SOURCE_TOPICS, Ownership
+from streams.kafka.record_columns import compile_walk
 from streams.kafka.transport import Round, Rounds, RoundTransport
 from streams.lag import LoopLag
 from streams.log import event
@@ -59,6 +61,7 @@ class Worker:
         self._holds_partitions = False
         self._began = time.monotonic()
         self._lag = LoopLag()
+        self._passed: dict[str, float] = {}
 
     async def __aenter__(self) -> Worker:
         await self.start()
@@ -75,15 +78,17 @@ class Worker:
             ServiceSetupError: the port is taken.
         """
         settings = self.settings
+        self._pass("imported")
         self._failure = asyncio.get_running_loop().create_future()
         self.health = HealthServer(settings.worker.port, self.report)
         await self.health.start()
-        compiling = asyncio.create_task(asyncio.to_thread(compile_kernels))  # while Kafka answers
+        compiling = asyncio.create_task(asyncio.to_thread(_compile))  # while Kafka answers
         await ensure_topics(settings)
         prefix = settings.topics.prefix
         self.producer: AIOKafkaProducer = await start_producer(settings.kafka)
         self.directory = InstrumentDirectory(settings, producer=self.producer)
         await self.directory.start()
+        self._pass("connected")
         self.redis = connect_redis(settings.redis)
         self.app = worker_app(settings)
         self.table = page_table(self.app, settings)
@@ -104,7 +109,9 @@ class Worker:
         self.app.on_partitions_assigned.connect(self._assigned)
         self.app.finalize()
         discard_foreign_store(self.app, await self._changelog_id())
+        self._pass("prepared")
         await compiling
+        self._pass("compiled")
         await self.app.start()
         self._tasks = [asyncio.create_task(self._heartbeats()), asyncio.create_task(self._watch_app())]
         await self._lag.__aenter__()
@@ -147,8 +154,14 @@ class Worker:
             "partitions": sorted(owned),
             "instruments": sum(len(o.market.slots) for o in owned.values()),
             "redis_behind": behind,
+            "start_s": self._passed,
             "uptime_s": round(time.monotonic() - self._began, 1),
         }
+
+    def _pass(self, step: str) -> None:
+        """Note when a step of the first start had been done, in seconds since the process began."""
+        if step not in self._passed:
+            self._passed[step] = round(time.time() - psutil.Process().create_time(), 3)
 
     @property
     def _failure_set(self) -> bool:
@@ -170,6 +183,7 @@ class Worker:
         persist = PersistAgent(ownership=self.ownership, coherence=self.coherence, rounds=self.rounds, dead=dead)
         self._agent("market", FRAMES, market.process)
         self._agent("gateway", JSON_TICKS, gateway.process)
+        self.rounds.columnar.add(prefix + JSON_TICKS)
         self._agent("persist", WRITES, persist.process)
 
     def _agent(self, name: str, topic: str, process: Process) -> None:
@@ -201,6 +215,7 @@ class Worker:
     async def _recovered(self) -> None:
         if not self._holds_partitions:  # lost while they were recovered: a token taken now would fence their new owner
             return
+        self._pass("recovered")
         name = self.table.changelog_topic_name
         numbers = sorted(tp.partition for tp in self.app.assignor.assigned_actives() if tp.topic == name)
         try:
@@ -211,6 +226,7 @@ class Worker:
             raise
         metrics.PARTITIONS.set(len(numbers))
         self.ready = True
+        self._pass("served")
 
     async def _changelog_id(self) -> str | None:
         name = self.table.changelog_topic_name
@@ -225,6 +241,7 @@ class Worker:
 
     async def _assigned(self, app: Any, assigned: set[TP], **_: Any) -> None:
         self._holds_partitions = True
+        self._pass("assigned")
 
     def _fail(self, exc: BaseException) -> None:
         if self._failure is not None and not self._failure.done():
@@ -265,6 +282,11 @@ class Worker:
                 await redis.aclose()
             case _, service:
                 await service.stop()
+
+
+def _compile() -> None:
+    compile_kernels()
+    compile_walk()
 
 
 def _at_end(applied: int, end: int) -> bool:

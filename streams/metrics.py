@@ -11,6 +11,7 @@ BAD_BOOKS = Counter("marketprism_market_bad_books", "Books that began to await a
 WINDOWS = Counter("marketprism_windows_closed", "Windows that closed, of all lengths.")
 LATE_TRADES = Counter("marketprism_windows_late_trades", "Trades that came after their window had closed.")
 JSON_RECORDS = Counter("marketprism_gateway_records", "JSON ticks packed into frames.")
+GATEWAY_CPU = Counter("marketprism_gateway_cpu_seconds", "CPU of parsing JSON ticks and packing frames.")
 DEAD = Counter("marketprism_dead_letters", "Records refused.", ["reason"])
 WRITES = Counter("marketprism_cache_writes", "Cache writes applied.", ["op"])
 INVALIDATIONS = Counter("marketprism_cache_invalidations", "Instruments and keys announced.", ["space"])

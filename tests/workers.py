@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import cast
 
 import aiohttp
-from aiokafka.admin import AIOKafkaAdminClient
 
 from models.cache.keys import Space, mark_key, parse_key, redis_key
 from models.cache.mark import Mark, unpack_mark
@@ -21,10 +20,8 @@ from models.market.final import finals
 from streams.cache.connect import connect_redis
 from streams.cache.rocks import applied_on_disk, read_partition
 from streams.days.day import Day
-from streams.kafka.admin import describe_topics, topic_offsets
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings
-from streams.topics import FRAMES
 from tests.conftest import WaitUntil
 
 _DEADLINE_S = 60.0
@@ -73,27 +70,6 @@ def reached(workers: Iterable[Settings], offsets: dict[int, int]) -> Callable[[]
         return all(max(disk[number] for disk in disks) >= offset for number, offset in offsets.items())
 
     return there
-
-
-async def last_offsets(settings: Settings, topic: str = FRAMES) -> dict[int, int]:
-    """Offset of the newest record in each partition, -1 = none."""
-    name = settings.topics.prefix + topic
-    states = await describe_topics(settings, [name])
-    ends = (await topic_offsets(settings, states.values()))[name]
-    return {number: end - 1 for number, (_, end) in enumerate(ends)}
-
-
-async def committed(settings: Settings, topic: str = FRAMES) -> dict[int, int]:
-    """Newest offset that the workers' group has committed in each partition, -1 = none."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap)
-    await admin.start()
-    try:
-        found = await admin.list_consumer_group_offsets(settings.topics.prefix + settings.worker.id)
-    finally:
-        await admin.close()
-    name = settings.topics.prefix + topic
-    own = {tp.partition: int(at.offset) - 1 for tp, at in found.items() if tp.topic == name}
-    return dict.fromkeys(range(settings.kafka.partitions), -1) | own
 
 
 async def in_redis(settings: Settings, key: str) -> bytes | None:

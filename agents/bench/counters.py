@@ -27,6 +27,9 @@ class WorkerCounters:
         barriers: that made state durable.
         changelog_records, changelog_bytes: sent by them, before compression.
         invalidations: instruments named to readers.
+        json_records: that the gateway took, refused ones among them.
+        gateway_cpu_s: CPU that it took to parse them and to pack frames.
+        dead: records refused.
     """
 
     ticks: int
@@ -38,6 +41,9 @@ class WorkerCounters:
     changelog_records: int
     changelog_bytes: int
     invalidations: int
+    json_records: int = 0
+    gateway_cpu_s: float = 0.0
+    dead: int = 0
 
     def since(self, before: Self) -> WorkerCounters:
         names = WorkerCounters.__dataclass_fields__
@@ -54,6 +60,9 @@ _SAMPLES = {
     "changelog_records": "marketprism_changelog_records_total",
     "changelog_bytes": "marketprism_changelog_bytes_total",
     "invalidations": "marketprism_cache_invalidations_total",
+    "json_records": "marketprism_gateway_records_total",
+    "gateway_cpu_s": "marketprism_gateway_cpu_seconds_total",
+    "dead": "marketprism_dead_letters_total",
 }
 
 
@@ -85,7 +94,10 @@ def parse_counters(text: str) -> WorkerCounters:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
-    return WorkerCounters(**{name: int(totals.get(sample, 0)) for name, sample in _SAMPLES.items()})
+    found = {name: totals.get(sample, 0.0) for name, sample in _SAMPLES.items()}
+    return WorkerCounters(
+        **{name: found[name] if name.endswith("_s") else int(found[name]) for name in found}  # type: ignore[arg-type]
+    )
 
 
 def parse_histogram(text: str, name: str) -> Histogram:

@@ -49,11 +49,19 @@ class TickLog:
         """Exactly so many further ticks; returns once Kafka has all of them. Raises: PublishFailed."""
         await self._send(self.source.batches(n_ticks))
 
+    async def hand_over(self, n_ticks: int) -> None:
+        """As `send`, but returns once they are on their way. Raises: PublishFailed."""
+        await self._send(self.source.batches(n_ticks), drain=False)
+
+    async def send_rows(self, ticks: TickArray) -> None:
+        """These rows, whose positions follow those sent before. Raises: PublishFailed."""
+        await self._send([ticks])
+
     def expected(self) -> list[InstrumentFinal]:
         """What every instrument looks like after all that was sent."""
         return self._fold.finals()
 
-    async def _send(self, batches: Iterable[TickArray]) -> None:
+    async def _send(self, batches: Iterable[TickArray], *, drain: bool = True) -> None:
         began, apart_s = time.process_time(), 0.0
         batches = iter(batches)
         while True:
@@ -67,7 +75,8 @@ class TickLog:
             for frame in self.packer.pack(ticks):
                 await self.sender.wait_for_room(frame.n_ticks)
                 await self.sender.send([frame])
-        await self.sender.drain(self.patience_s)
+        if drain:
+            await self.sender.drain(self.patience_s)
         self.cpu_s += time.process_time() - began - apart_s
 
 

@@ -55,7 +55,11 @@ class BenchSite:
         """Bytes of a topic (full name) in the broker's log, compressed as they are fetched; None if not to be seen."""
         if self.logs is None:
             return None
-        return sum(segment.stat().st_size for segment in self.logs.glob(f"{topic}-*/*.log"))
+        total = 0
+        for segment in self.logs.glob(f"{topic}-*/*.log"):
+            with contextlib.suppress(FileNotFoundError):  # retention deletes segments meanwhile
+                total += segment.stat().st_size
+        return total
 
 
 @contextlib.contextmanager

@@ -32,8 +32,8 @@ from streams.topics import FRAMES
 
 _PATIENCE_S = 300.0  # while the worker is held its clocks run on; none of its waits may end by that
 _SESSION_S = 80.0  # likewise; Faust wants it below its request timeout
-_LONGEST_HOLD_S = 60.0
-_SERVED_S = 600.0
+LONGEST_HOLD_S = 60.0
+SERVED_S = 600.0
 _POLL_S = 0.005
 
 UNITS = {
@@ -81,7 +81,7 @@ class WorkerScenario:
         Raises:
             MarketPrismError: a service failed, or what the worker serves is not what was sent.
         """
-        settings = _patient(site.run_settings(self.name))
+        settings = patient(site.run_settings(self.name))
         await ensure_topics(settings)
         try:
             source = SeededTicks(self.instruments, seed=self.seed)
@@ -95,21 +95,21 @@ class WorkerScenario:
 
     async def _measure(self, site: BenchSite, settings: Settings, pid: int, log: TickLog) -> dict[str, float]:
         await log.send_opening()
-        await wait_served(settings, log.sender.offsets, _SERVED_S)
+        await wait_served(settings, log.sender.offsets, SERVED_S)
         before, stats, log.cpu_s = await read_counters(settings), replace(log.sender.stats), 0.0
         topic = settings.topics.prefix + FRAMES
         old_bytes = site.log_bytes(topic)
         with held(pid):
             began = time.monotonic()
             await log.send(self.ticks)
-            if time.monotonic() - began > _LONGEST_HOLD_S:
-                raise MarketPrismError(f"filling the log took more than {_LONGEST_HOLD_S:g} s: measure fewer ticks")
+            if time.monotonic() - began > LONGEST_HOLD_S:
+                raise MarketPrismError(f"filling the log took more than {LONGEST_HOLD_S:g} s: measure fewer ticks")
             new_bytes = site.log_bytes(topic)
             cpu = CpuMeter({"worker": pid, **site.pids()})
         began = time.perf_counter()
-        await _wait_visible(settings, log.sender.offsets)
+        await wait_visible(settings, log.sender.offsets)
         seconds = time.perf_counter() - began
-        await wait_served(settings, log.sender.offsets, _SERVED_S)
+        await wait_served(settings, log.sender.offsets, SERVED_S)
         done = (await read_counters(settings)).since(before)
         used = cpu.read()
         check_counters(done, self.ticks)
@@ -153,7 +153,7 @@ async def check_served(settings: Settings, expected: list[InstrumentFinal]) -> N
         raise MarketPrismError(f"{len(wrong)} keys in Redis are not as the ticks that were sent end, as {wrong[0]}")
 
 
-def _patient(settings: Settings) -> Settings:
+def patient(settings: Settings) -> Settings:
     """Settings under which a worker that is held notices nothing."""
     return replace(
         settings,
@@ -164,7 +164,7 @@ def _patient(settings: Settings) -> Settings:
     )
 
 
-async def _wait_visible(settings: Settings, offsets: Mapping[int, int]) -> None:
+async def wait_visible(settings: Settings, offsets: Mapping[int, int]) -> None:
     """Until Redis has everything up to these offsets.
 
     Raises:
@@ -172,7 +172,7 @@ async def _wait_visible(settings: Settings, offsets: Mapping[int, int]) -> None:
     """
     numbers = sorted(offsets)
     keys = [mark_key(settings.topics.prefix, Space.MARKET, number) for number in numbers]
-    end = time.monotonic() + _SERVED_S
+    end = time.monotonic() + SERVED_S
     async with aclosing(connect_redis(settings.redis)) as redis:
         with redis_errors(settings.redis.url):
             while True:
@@ -183,7 +183,7 @@ async def _wait_visible(settings: Settings, offsets: Mapping[int, int]) -> None:
                 ):
                     return
                 if time.monotonic() > end:
-                    raise DeadlineExceeded(f"the worker did not take all ticks within {_SERVED_S:g} s")
+                    raise DeadlineExceeded(f"the worker did not take all ticks within {SERVED_S:g} s")
                 await asyncio.sleep(_POLL_S)
 
 

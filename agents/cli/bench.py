@@ -10,6 +10,11 @@ import click
 SCENARIOS = {
     "worker": "CPU of the worker per tick, out of a full log.",
     "latency": "From publishing a tick to another process's memory, paced.",
+    "gateway": "CPU of the worker per JSON record, out of a full log.",
+    "instruments": "What more instruments cost: CPU, changelog, disk, memory.",
+    "recovery": "Seconds from `kill -9` of the worker until its successor serves.",
+    "handover": "Seconds until another worker serves: after `kill -9`, after SIGTERM.",
+    "soak": "Memory and event loop of a worker at full speed for long.",
 }
 
 

@@ -121,9 +121,13 @@ def redis_key(prefix: str, key: Key, partition: int) -> bytes:
 
 
 def facet_keys(prefix: str, instrument: str, partition: int) -> Sequence[bytes]:
-    """The Redis keys of all 16 facets of an instrument, by facet number: made once, then only indexed."""
-    start = stem(prefix, Space.MARKET, partition) + instrument + ":"
-    return tuple((start + name).encode() for name in FACETS)
+    """The Redis keys of all 16 facets of an instrument, by facet number."""
+    return tuple(facet_key(prefix, facet, instrument, partition) for facet in range(len(FACETS)))
+
+
+def facet_key(prefix: str, facet: int, instrument: str, partition: int) -> bytes:
+    """The Redis key of one facet of an instrument."""
+    return f"{stem(prefix, Space.MARKET, partition)}{instrument}:{FACETS[facet]}".encode()
 
 
 def mark_key(prefix: str, space: Space, partition: int) -> bytes:

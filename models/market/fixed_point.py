@@ -39,6 +39,15 @@ def mantissas(texts: Sequence[str], exponents: NDArray[np.int8]) -> tuple[NDArra
     return values, status
 
 
+def mantissas_at(
+    data: NDArray[np.uint8], spans: NDArray[np.int64], exponents: NDArray[np.int8]
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """As `mantissas`, for texts that lie in `data` (uint8) at `spans`, int64, shape (n, 2), ends exclusive."""
+    values, status = np.empty(len(spans), np.int64), np.empty(len(spans), np.uint8)
+    _convert_at(data, spans, exponents, values, status)
+    return values, status
+
+
 def mantissa(text: str, exponent: int) -> int:
     """Convert one decimal string.
 
@@ -78,6 +87,18 @@ def _convert(
         k += 1
         start = i + 1
     return True
+
+
+@numba.njit(cache=True, nogil=True)
+def _convert_at(
+    data: NDArray[np.uint8],
+    spans: NDArray[np.int64],
+    exponents: NDArray[np.int8],
+    values: NDArray[np.int64],
+    status: NDArray[np.uint8],
+) -> None:
+    for k in range(len(spans)):
+        values[k], status[k] = _one(data, spans[k, 0], spans[k, 1], exponents[k])
 
 
 @numba.njit(cache=True)

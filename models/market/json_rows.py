@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from models.market import fixed_point
-from models.market.fixed_point import OK, mantissas
+from models.market.fixed_point import OK, mantissas, mantissas_at
 from models.market.instruments import MONEY_EXPONENT
 from models.market.tick import TICK, Action, Flag, Kind, TickArray
 
@@ -26,9 +27,23 @@ _BOOK, _QUOTE, _FUNDING, _OPEN_INTEREST, _LONG_SHORT = (
 _ADD, _UPDATE, _DELETE, _LAST = int(Action.ADD), int(Action.UPDATE), int(Action.DELETE), int(Flag.LAST)
 
 
+class Numbers(NamedTuple):
+    """Prices and sizes of n rows, shape (n, 2) each.
+
+    Attributes:
+        values: int64, mantissas.
+        status: u8, of `fixed_point`; a size below zero is out of range.
+        exponents: int8, those that applied.
+    """
+
+    values: NDArray[np.int64]
+    status: NDArray[np.uint8]
+    exponents: NDArray[np.int8]
+
+
 def convert(
     events: NDArray[np.void], shapes: NDArray[np.uint8], numbers: Sequence[str], exponents: NDArray[np.int8]
-) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int8]]:
+) -> Numbers:
     """Mantissas of all rows' prices and sizes.
 
     Args:
@@ -36,24 +51,42 @@ def convert(
         shapes: u8, shape (n, 4): kind, action, side, flags of all events' rows.
         numbers: 2 n decimal strings: price and size of each row.
         exponents: shape (instruments, 2): of prices and sizes, by `instrument`.
-
-    Returns:
-        Shape (n, 2) each: mantissas; their status (a size below zero is out of range); the exponents that applied.
     """
+    own = _own_exponents(events, shapes, exponents)
+    return _numbers(*mantissas(numbers, own.ravel()), own)
+
+
+def convert_at(
+    events: NDArray[np.void],
+    shapes: NDArray[np.uint8],
+    data: NDArray[np.uint8],
+    spans: NDArray[np.int64],
+    exponents: NDArray[np.int8],
+) -> Numbers:
+    """As `convert`, for numbers that lie in `data` at `spans`, shape (2 n, 2)."""
+    own = _own_exponents(events, shapes, exponents)
+    return _numbers(*mantissas_at(data, spans, own.ravel()), own)
+
+
+def _own_exponents(
+    events: NDArray[np.void], shapes: NDArray[np.uint8], exponents: NDArray[np.int8]
+) -> NDArray[np.int8]:
     own = np.empty((len(shapes), 2), np.int8)
     _spread(events, shapes, exponents, own)
-    values, status = mantissas(numbers, own.ravel())
+    return own
+
+
+def _numbers(values: NDArray[np.int64], status: NDArray[np.uint8], own: NDArray[np.int8]) -> Numbers:
     values, status = values.reshape(-1, 2), status.reshape(-1, 2)
     status[values[:, 1] < 0, 1] = fixed_point.OUT_OF_RANGE
-    return values, status, own
+    return Numbers(values, status, own)
 
 
-def why_unfit(
-    numbers: Sequence[str], status: NDArray[np.uint8], exponents: NDArray[np.int8], start: int = 0
-) -> tuple[str, str]:
-    """Reason and detail for the first number from row `start` on whose status is not OK; arrays as from `convert`."""
+def why_unfit(texts: Sequence[str], numbers: Numbers, start: int = 0) -> tuple[str, str]:
+    """Reason and detail for the first number from row `start` on whose status is not OK; `numbers` is of `texts`."""
+    status, exponents = numbers.status, numbers.exponents
     at = 2 * start + int(np.flatnonzero(status[start:].ravel())[0])
-    code, text = int(status.flat[at]), numbers[at]
+    code, text = int(status.flat[at]), texts[at]
     if code == fixed_point.OUT_OF_RANGE and at % 2 and text.startswith("-"):
         return "out_of_range", f"size {text[:40]!r} is negative"
     return fixed_point.REASONS[code], fixed_point.describe(text, int(exponents.flat[at]), code)
@@ -62,8 +95,7 @@ def why_unfit(
 def rows(
     events: NDArray[np.void],
     shapes: NDArray[np.uint8],
-    values: NDArray[np.int64],
-    status: NDArray[np.uint8],
+    numbers: Numbers,
     positions: NDArray[np.uint64],
 ) -> tuple[TickArray, NDArray[np.int64]]:
     """Rows of all events whose numbers are OK; and for each other event its first row in `shapes`, else -1.
@@ -72,7 +104,7 @@ def rows(
     """
     ticks = np.zeros(len(shapes), TICK)
     unfit = np.full(len(events), -1, np.int64)
-    n = _fill(events, shapes, values, status, positions, ticks, unfit)
+    n = _fill(events, shapes, numbers.values, numbers.status, positions, ticks, unfit)
     return ticks[:n], unfit
 
 

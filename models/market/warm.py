@@ -6,7 +6,8 @@ import numpy as np
 
 from models.market.frame import encode
 from models.market.instruments import INSTRUMENT_REF, Instrument
-from models.market.json_tick import parse_batch
+from models.market.json_lines import Lines
+from models.market.json_tick import JsonParser
 from models.market.partition import MarketPartition, open_frame
 from models.market.registry import InstrumentRegistry
 from models.market.tick import TICK, Action, Flag, Kind, Side
@@ -38,4 +39,6 @@ def compile_kernels() -> None:
     market.closed_windows()
     groups, _ = market.flush()
     MarketPartition().load((key, body) for group in groups for key, body in group if body is not None)
-    parse_batch([_RECORD], received_ns=[10**6], positions=[1], registry=InstrumentRegistry())
+    parser = JsonParser(InstrumentRegistry())
+    for _ in range(2):  # once by the typed decoder, because its instrument is new, then by the compiled road
+        parser.parse(Lines.of([_RECORD]), received_ns=[10**6], positions=[1])

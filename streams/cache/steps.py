@@ -122,21 +122,20 @@ def entry_rewrite(owned: OwnedPartition, stored: Iterable[tuple[str, bytes]]) ->
 def _gone(owned: OwnedPartition, packed: PackedRows) -> list[Update]:
     if not len(packed.absent):
         return []
-    keys, gone = owned.redis_keys, delete(owned.market.applied)
-    return [(keys[name], gone) for name in packed.absent.tolist()]
+    gone = delete(owned.market.applied)
+    return [(key, gone) for key in owned.redis_keys(packed.absent)]
 
 
 def _batch(owned: OwnedPartition, packed: PackedRows, updates: list[Update], *, rewrite: bool = False) -> Batch:
-    keys = owned.redis_keys
     return Batch(
         Space.MARKET, owned.number, owned.token, owned.tier[Space.MARKET], owned.market.applied,
-        owned.append_ns[Space.MARKET], [keys[name] for name in packed.names.tolist()], packed.redis, updates, rewrite,
+        owned.append_ns[Space.MARKET], owned.redis_keys(packed.names), packed.redis, updates, rewrite,
     )  # fmt: skip
 
 
 def _book_update(owned: OwnedPartition, change: BookChange) -> Update:
     market, slot = owned.market, change.slot
-    key = owned.redis_keys[slot * len(facets.FACETS) + facets.BOOK]
+    (key,) = owned.redis_keys(np.array([slot * len(facets.FACETS) + facets.BOOK]))
     book = market.books.header(slot)
     if not book.n_rows:
         owned.published_books.discard(slot)

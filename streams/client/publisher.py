@@ -23,12 +23,12 @@ from models.market.instruments import Instrument, instrument_hash, parse
 from models.market.json_refusals import Refusal
 from models.market.json_tick import MAX_ROWS, parse_batch
 from models.market.registry import InstrumentRegistry
-from models.market.tick import TICK, Flag, TickArray
+from models.market.tick import RAW, TICK, Flag, TickArray
 from streams.client.quiet import QUIET_S, QuietPartitions
 from streams.clock import Clock, now_ns
 from streams.kafka.clients import partition_count, start_producer, stop_client
 from streams.kafka.frame_sender import FrameSender, SenderStats
-from streams.kafka.frames import RAW, FramePacker
+from streams.kafka.frames import FramePacker
 from streams.kafka.instruments import InstrumentDirectory
 from streams.settings import Settings
 from streams.topics import MAX_RECORD_BYTES
@@ -300,10 +300,11 @@ class TickPublisher:
         async with self._turn:
             await self._sender.wait_for_room(self._n_rows, patience_s)
             n, self._n_rows = self._n_rows, 0
-            rows, at_s = self._rows[:n], time.monotonic()
-            frames = self._packer.pack(rows, due_ns=self._due[:n], sent_ns=self._clock())
+            rows, at_s, sent_ns = self._rows[:n], time.monotonic(), self._clock()
+            frames = self._packer.pack(rows, due_ns=self._due[:n], sent_ns=sent_ns)
             if n:
-                self._quiet.wrote((frame.partition for frame in frames), int(rows["ts_recv"].max()), at_s)
+                written = (frame.partition for frame in frames)
+                self._quiet.wrote(written, int(rows["ts_recv"].max()), now_ns=sent_ns, at_s=at_s)
             for partition, watermark_ns in self._quiet.due(at_s).items():
                 self._position += 1
                 frames.append(self._packer.pack_watermark(partition, self._position, watermark_ns))

@@ -23,6 +23,7 @@ from models.market.instruments import partition_of
 from streams import metrics
 from streams.clock import now_ns
 from streams.kafka.clients import Outgoing, send_acknowledged, start_consumer, start_producer, stop_client
+from streams.kafka.record_columns import Record
 from streams.settings import Settings
 from streams.topics import DEAD, JSON_TICKS, WRITES
 
@@ -68,7 +69,7 @@ class DeadLetter:
         ]
 
 
-def letter_of(record: ConsumerRecord, reason: str, detail: str) -> DeadLetter:
+def letter_of(record: ConsumerRecord | Record, reason: str, detail: str) -> DeadLetter:
     """The letter of a record that is refused now."""
     at_ms = now_ns() // 1_000_000
     return DeadLetter(record.value or b"", reason, detail, at_ms, record.topic, record.partition, record.offset)

@@ -9,16 +9,21 @@ from typing import Any
 
 import uvloop
 from aiokafka import ConsumerRecord
+from aiokafka.consumer.fetcher import FetchError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.utils.futures import maybe_set_exception, maybe_set_result
 
 from streams.clock import now_ns
 from streams.kafka.fetch_codec import use_fast_fetch
+from streams.kafka.record_columns import RecordColumns, keep_raw_records, take_columns
 from streams.kafka.turns import FetchTurns
 
 FETCH_BYTES = 8 << 20  # a partition's share of one fetch
 FETCH_MAX_WAIT_MS = 100  # Faust hard-codes 1.5 s; on a quiet log each answer proves that nothing came (rule 11)
+
+
+Fetched = Mapping[TP, list[ConsumerRecord] | RecordColumns]
 
 
 class FetchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -30,6 +35,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         use_fast_fetch()
+        keep_raw_records()
         super().__init__(consumer, thread_loop=uvloop.new_event_loop(), **kwargs)
         self._close_thread_loop_on_stop = True  # it is this thread's own
         self.turns = FetchTurns()
@@ -75,12 +81,12 @@ class FetchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 self.turns.answered(tp, sent_ns, state.highwater)
         return new
 
-    async def getmany(self, active_partitions: set[TP], timeout: float) -> Mapping[TP, list[ConsumerRecord]]:
+    async def getmany(self, active_partitions: set[TP], timeout: float) -> Fetched:
         """Called in Faust's loop: what lies ready, or what comes within `timeout` seconds.
 
         It goes round the thread's queue of methods, which takes several tasks and events a call.
         """
-        answer: asyncio.Future[Mapping[TP, list[ConsumerRecord]]] = self.parent_loop.create_future()
+        answer: asyncio.Future[Fetched] = self.parent_loop.create_future()
         self.thread_loop.call_soon_threadsafe(self._begin_poll, answer, frozenset(active_partitions), timeout)
         return await answer
 
@@ -99,9 +105,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         else:
             self.parent_loop.call_soon_threadsafe(maybe_set_result, answer, records)
 
-    async def _fetch_records(
-        self, consumer: Any, active_partitions: frozenset[TP], timeout: float
-    ) -> Mapping[TP, list[ConsumerRecord]]:
+    async def _fetch_records(self, consumer: Any, active_partitions: frozenset[TP], timeout: float) -> Fetched:
         """As Faust's, but a rebalance ends it: aiokafka's own would wait for the new assignment and read on in it."""
         if consumer is None or consumer._closed or consumer._fetcher._closed:
             raise driver.ConsumerStoppedError
@@ -117,16 +121,37 @@ class FetchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             records = await self._fetched(fetcher, active_partitions, max_records)
         return records
 
-    async def _fetched(
-        self, fetcher: Any, active_partitions: frozenset[TP], max_records: int | None
-    ) -> Mapping[TP, list[ConsumerRecord]]:
+    async def _fetched(self, fetcher: Any, active_partitions: frozenset[TP], max_records: int | None) -> Fetched:
         """What lies ready; never waits."""
         if not self.consumer.flow_active or fetcher._subscriptions.reassignment_in_progress:
             return {}
         with fetcher._subscriptions.fetch_context():
-            records: Mapping[TP, list[ConsumerRecord]] = await fetcher.fetched_records(
-                active_partitions, timeout=0, max_records=max_records
-            )
-        if records:
-            self.turns.read({tp: found[-1].offset + 1 for tp, found in records.items()})
-        return records
+            found: dict[TP, list[ConsumerRecord] | RecordColumns] = {}
+            rest: set[TP] = set()
+            for tp in active_partitions:
+                # Errors of fetches are aiokafka's to raise, of whatever topic.
+                if tp.topic in self.consumer.rounds.columnar and not isinstance(fetcher._records.get(tp), FetchError):
+                    if (columns := _columns(fetcher, tp)) is not None:
+                        found[tp] = columns
+                else:
+                    rest.add(tp)
+            if rest:  # none would mean all
+                found |= await fetcher.fetched_records(rest, timeout=0, max_records=max_records)
+        if found:
+            self.turns.read({tp: _last_offset(records) + 1 for tp, records in found.items()})
+        return found
+
+
+def _columns(fetcher: Any, tp: TP) -> RecordColumns | None:
+    """What lies ready of one partition."""
+    if (result := fetcher._records.get(tp)) is None:
+        return None
+    columns = take_columns(result, tp)
+    if not result.has_more():
+        del fetcher._records[tp]
+        fetcher._notify(fetcher._wait_consume_future)  # it may fetch on
+    return columns
+
+
+def _last_offset(records: list[ConsumerRecord] | RecordColumns) -> int:
+    return int(records.offsets[-1]) if isinstance(records, RecordColumns) else int(records[-1].offset)

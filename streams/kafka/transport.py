@@ -14,7 +14,8 @@ from aiokafka import ConsumerRecord
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from streams.kafka.fetch import FetchThread
+from streams.kafka.fetch import Fetched, FetchThread
+from streams.kafka.record_columns import RecordColumns
 
 _RECHECK_S = 0.0005  # stock sleeps a whole second when buffers are full
 _POLL_S = 0.2  # a rebalance waits for the end of a poll
@@ -26,6 +27,7 @@ class Round(NamedTuple):
     topic: str
     generation: int  # of the consumer group: a round of an older one is void, its partitions may be another's
     records: dict[int, list[ConsumerRecord]]  # by partition
+    columns: dict[int, RecordColumns]  # instead of `records`, of a topic that is read so
 
 
 RoundSink = Callable[[Round], Awaitable[None]]  # blocks while the consumer of rounds is busy: back-pressure
@@ -33,11 +35,17 @@ Barrier = Callable[[Mapping[TP, int]], Awaitable[None]]
 
 
 class Rounds:
-    """Where rounds go, how far they were processed, and what must be durable before offsets are committed."""
+    """Where rounds go, how far they were processed, and what must be durable before offsets are committed.
+
+    Attributes:
+        sinks: by full name of the topic.
+        columnar: topics whose rounds bring columns.
+    """
 
     def __init__(self, barrier: Barrier) -> None:
         self.barrier = barrier
         self.sinks: dict[str, RoundSink] = {}
+        self.columnar: set[str] = set()
         self._processed: dict[TP, int] = {}
 
     def processed(self, topic: str, partition: int, offset: int) -> None:
@@ -96,11 +104,11 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
         finally:
             self.set_shutdown()
 
-    async def _poll(self) -> Mapping[TP, list[ConsumerRecord]]:
+    async def _poll(self) -> Fetched:
         if not (active := self._fetchable()):
             await asyncio.sleep(_RECHECK_S)
             return {}
-        records: Mapping[TP, list[ConsumerRecord]] = await self._getmany(active_partitions=active, timeout=_POLL_S)
+        records: Fetched = await self._getmany(active_partitions=active, timeout=_POLL_S)
         return records
 
     def _fetchable(self) -> set[TP]:
@@ -108,11 +116,17 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
         active = self._get_active_partitions()
         return {tp for tp in active if not (self.app.rebalancing and tp.topic in self.rounds.sinks)}
 
-    async def _hand_over(self, records: Mapping[TP, list[ConsumerRecord]]) -> None:
+    async def _hand_over(self, records: Fetched) -> None:
         generation = self.app.consumer_generation_id
-        by_topic: dict[str, dict[int, list[ConsumerRecord]]] = {}
+        by_topic: dict[str, Round] = {}
         for tp, found in records.items():
             next_offset = self._read_offset[tp]
+            round_ = Round(tp.topic, generation, {}, {})
+            if isinstance(found, RecordColumns):
+                if columns := found if next_offset is None else found.since(next_offset):
+                    by_topic.setdefault(tp.topic, round_).columns[tp.partition] = columns
+                    self._read_offset[tp] = int(columns.offsets[-1]) + 1
+                continue
             if tp.topic not in self.rounds.sinks:
                 for record in found:
                     if next_offset is None or record.offset >= next_offset:
@@ -122,10 +136,10 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
             # After a seek `_read_offset` is the next offset to read, afterwards the last one read.
             fresh = [r for r in found if next_offset is None or r.offset >= next_offset]
             if fresh:
-                by_topic.setdefault(tp.topic, {})[tp.partition] = fresh
+                by_topic.setdefault(tp.topic, round_).records[tp.partition] = fresh
                 self._read_offset[tp] = fresh[-1].offset + 1
-        for topic, fresh_of in by_topic.items():
-            putting = asyncio.ensure_future(self.rounds.sinks[topic](Round(topic, generation, fresh_of)))
+        for topic, round_ in by_topic.items():
+            putting = asyncio.ensure_future(self.rounds.sinks[topic](round_))
             await asyncio.sleep(0)
             if putting.done():  # the rule; what follows makes four tasks
                 putting.result()

@@ -18,6 +18,8 @@ _FORMAT_TIMEOUT_S = 60
 _HEAP = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC")
 # a broker that lives for minutes is not worth the second compiler
 _SHORT_LIVED = ("-XX:TieredStopAtLevel=1",)
+# A market at full speed writes 100 MB a second: with the default of 5 minutes a bound on bytes would be one in name.
+_RETENTION_CHECK_MS = 10_000
 # How long the controller believes in a broker it does not hear: the default, which a restart after a crash has to wait
 # out; and for a node that is never restarted long enough that an overloaded machine does not lose its only broker.
 _SESSION_MS, _SHORT_LIVED_SESSION_MS = 9_000, 60_000
@@ -100,6 +102,7 @@ class KafkaNode:
             "share.coordinator.state.topic.num.partitions": "4",
             "log.cleaner.dedupe.buffer.size": str(32 << 20),  # the default 128 MB would be a quarter of the heap
             "broker.session.timeout.ms": str(_SHORT_LIVED_SESSION_MS if self.short_lived else _SESSION_MS),
+            "log.retention.check.interval.ms": str(_RETENTION_CHECK_MS),
             "group.initial.rebalance.delay.ms": "0",
             "group.min.session.timeout.ms": "2000",
         }

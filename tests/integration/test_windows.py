@@ -14,12 +14,13 @@ from models.windows.frame import COUNT_BITS, WindowFrame, decode_windows
 from models.windows.window import SECOND_NS
 from streams.client.publisher import TickPublisher
 from streams.client.reader import MarketCache
+from streams.kafka.offsets import last_offsets
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings
 from streams.topics import FRAMES, LATE, WINDOWS
 from tests.conftest import WaitUntil
 from tests.topics import records
-from tests.workers import last_offsets, metric
+from tests.workers import metric
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
@@ -63,7 +64,9 @@ async def test_a_bar_closes_with_the_watermark_and_a_late_trade_changes_nothing(
     assert partition_of(TRADED, 4) != partition_of(ELSEWHERE, 4), (
         "the second one leaves the first one's partition quiet"
     )
-    async with MarketCache(running) as cache, TickPublisher(running) as publisher:
+    now_s = 0.0
+    live = lambda: int((START + now_s) * SECOND_NS)  # noqa: E731
+    async with MarketCache(running) as cache, TickPublisher(running, clock=live) as publisher:
         await trade(publisher, TRADED, 0.1, "10")
         await trade(publisher, TRADED, 0.9, "12")
         await trade(publisher, TRADED, 0.5, "11")
@@ -87,6 +90,7 @@ async def test_a_bar_closes_with_the_watermark_and_a_late_trade_changes_nothing(
         assert (await windows_of(running, TRADED))[0] == (0, 0, 11 * 10**9, 3)
 
         # Nothing more comes for this partition, but its source goes on elsewhere.
+        now_s = 70.0
         await trade(publisher, ELSEWHERE, 70, "1")
 
         async def minute() -> object:

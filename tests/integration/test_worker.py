@@ -33,6 +33,7 @@ from streams.client.reader import MarketCache
 from streams.days.replay import Pause, Replay
 from streams.kafka.clients import start_consumer, start_producer, stop_client
 from streams.kafka.deadletter import DeadLetters
+from streams.kafka.offsets import committed, last_offsets
 from streams.services.ports import free_ports
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings
@@ -43,8 +44,6 @@ from tests.sites import forget_keys
 from tests.workers import (
     GOLDEN,
     ask,
-    committed,
-    last_offsets,
     marks,
     merged_digest,
     metric,

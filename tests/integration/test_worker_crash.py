@@ -20,11 +20,12 @@ from streams.days.served import disk_finals, redis_differences, served_digest, w
 from streams.kafka.admin import ensure_topics
 from streams.kafka.clients import start_producer, stop_client
 from streams.kafka.instruments import InstrumentDirectory
+from streams.kafka.offsets import committed, last_offsets
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings
 from streams.topics import FRAMES, JSON_TICKS
 from tests.conftest import WaitUntil
-from tests.workers import GOLDEN, Assassin, Between, committed, last_offsets, metric, sample_day, wipe
+from tests.workers import GOLDEN, Assassin, Between, metric, sample_day, wipe
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,16 +17,24 @@ import pytest
 from click.testing import CliRunner
 
 from agents.bench.counters import WorkerCounters, parse_counters
+from agents.bench.counting import miscount
+from agents.bench.gateway import check_gateway
 from agents.bench.machine import commit
-from agents.bench.process import CpuMeter, cpu_s, held
+from agents.bench.process import CpuMeter, cpu_s, disk_bytes, held
+from agents.bench.recovery import start_parts
 from agents.bench.site import forget_run
+from agents.bench.soak import growth
 from agents.bench.suite import write_report
 from agents.bench.worker import check_counters
 from agents.cli.bench import SCENARIOS, bench
 from models.errors import MarketPrismError
+from models.market.digest import InstrumentFinal
+from models.market.json_tick import parse_batch
+from models.market.registry import InstrumentRegistry
 from models.market.tick import Action, Flag, Kind, Side
+from models.perf.json_ticks import json_lines
 from models.perf.summary import Report, summarise, summarise_runs
-from models.perf.ticks import SeededTicks
+from models.perf.ticks import START_NS, LoopedTicks, SeededTicks
 from streams.settings import Settings
 
 
@@ -136,6 +145,122 @@ def test_a_run_with_other_work_than_was_meant_does_not_count() -> None:
     ):
         with pytest.raises(MarketPrismError, match=why):
             check_counters(replace(right, **wrong), 50)
+
+
+def test_a_gateway_that_lost_or_refused_records_does_not_count() -> None:
+    right = WorkerCounters(ticks=5, frames=2, rounds=1, gaps=0, rewrites=0, barriers=1, changelog_records=3,
+                           changelog_bytes=99, invalidations=5, json_records=3)  # fmt: skip
+    check_gateway(right, ticks=5, records=3)
+    for wrong, why in (
+        ({"ticks": 6}, "6 ticks, 5 were sent"),
+        ({"json_records": 2}, "2 records, 3 were sent"),
+        ({"dead": 1}, "refused 1"),
+    ):
+        with pytest.raises(MarketPrismError, match=why):
+            check_gateway(replace(right, **wrong), ticks=5, records=3)
+
+
+def test_invented_json_lines_are_the_ticks_they_are_made_of() -> None:
+    source = SeededTicks(20)
+    ticks = np.concatenate([source.opening(), *source.batches(2_000)])
+    lines = list(json_lines(ticks, source.instruments))
+    registry = InstrumentRegistry()
+    for instrument in source.instruments:
+        registry.add(instrument)
+    read = parse_batch(
+        [line for _, line in lines],
+        received_ns=[START_NS + 10**12] * len(lines),
+        positions=np.arange(len(lines)) * 2,
+        registry=registry,
+    )
+    assert read.refused == []
+    for name in (
+        "ts_event",
+        "price",
+        "size",
+        "ref_id",
+        "venue_seq",
+        "instrument_id",
+        "kind",
+        "action",
+        "side",
+        "flags",
+    ):
+        assert read.ticks[name].tolist() == ticks[name].tolist(), name
+    assert [who for who, _ in lines] == ticks["instrument_id"][ticks["flags"] & Flag.LAST != 0].tolist()
+
+
+def test_looped_ticks_come_again_later_and_at_later_positions() -> None:
+    source, same = SeededTicks(10), SeededTicks(10)
+    batches = [source.opening(), *source.batches(1_000, batch_rows=400)]
+    first = np.concatenate([same.opening(), *same.batches(1_000, batch_rows=400)])
+    looped = LoopedTicks(batches)
+    laps = [np.concatenate([looped.next().copy() for _ in batches]) for _ in range(3)]
+    rows = np.concatenate(laps)
+    assert np.array_equal(laps[0], first)
+    assert rows["seq"].tolist() == list(range(1, len(rows) + 1))
+    assert (np.diff(rows["ts_recv"]) >= 0).all()
+    assert (rows["ts_event"] % 10**6 == 0).all()
+    for name in ("ts_recv", "ts_event"):
+        assert len({int(later - sooner) for later, sooner in zip(laps[2][name], laps[1][name], strict=True)}) == 1
+    assert laps[2]["price"].tolist() == first["price"].tolist()
+
+
+def test_ticks_lost_of_one_instrument_are_not_made_up_for_by_another() -> None:
+    none = np.empty((0, 2), np.int64)
+
+    def ends(**rows: int) -> list[InstrumentFinal]:
+        return [InstrumentFinal(text, n, None, None, none, none) for text, n in rows.items()]
+
+    assert miscount(ends(a=3, b=4), ends(b=4, a=3)) == (0, 0)
+    assert miscount(ends(a=3, b=4), ends(a=2, b=6)) == (1, 2)
+    assert miscount(ends(a=3, b=4), ends(a=3, c=5)) == (4, 5)
+
+
+def test_a_start_is_told_in_parts_that_make_up_the_whole() -> None:
+    passed = {"imported": 1.0, "connected": 1.5, "prepared": 2.0, "compiled": 2.0, "assigned": 2.75, "recovered": 3.0,
+              "served": 3.5}  # fmt: skip
+    parts = start_parts({"start_s": passed})
+    assert parts == {"import_s": 1.0, "connect_s": 0.5, "prepare_s": 0.5, "kernels_s": 0.0, "join_s": 0.75,
+                     "recover_s": 0.25, "take_over_s": 0.5}  # fmt: skip
+    assert sum(parts.values()) == passed["served"]
+    with pytest.raises(MarketPrismError, match="served"):
+        start_parts({"start_s": {name: s for name, s in passed.items() if name != "served"}})
+
+
+def test_growth_is_of_medians_after_the_warm_up() -> None:
+    flat = [100 + n % 2 for n in range(80)]
+    assert growth([1, 500] * 10 + flat) == 0
+    assert growth([50] * 20 + [100] * 20 + [1_000] * 40 + [110] * 20) == pytest.approx(0.1)
+    with pytest.raises(MarketPrismError, match="last longer"):
+        growth([1] * 8)
+
+
+@pytest.mark.parametrize("sizes", ["5", "5,5", "9,5", "a,b", "0,5", "5,2000000", ""])
+def test_sizes_are_two_or_more_rising_numbers(sizes: str) -> None:
+    result = CliRunner().invoke(bench, ["instruments", "--sizes", sizes])
+    assert result.exit_code == 2
+    assert "rising numbers" in result.output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts it")
+def test_bytes_written_to_disk_are_seen_of_another_process(tmp_path: Path) -> None:
+    write = f"import os\nf = open({str(tmp_path / 'file')!r}, 'wb', 0)\nf.write(bytes(1 << 20))\nos.fsync(f)\n"
+    with subprocess.Popen([sys.executable, "-c", "input()\n" + write + "input()"], stdin=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        before = disk_bytes(child.pid)
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        end = time.monotonic() + 20
+        while not (tmp_path / "file").exists() or (tmp_path / "file").stat().st_size < 1 << 20:
+            assert time.monotonic() < end
+        after = disk_bytes(child.pid)
+        child.stdin.write(b"\n")
+        child.stdin.close()
+    assert before is not None and after is not None
+    if after == before:
+        pytest.skip("the folder of temporary files is in memory")
+    assert 1 << 20 <= after - before < 2 << 20
 
 
 def test_cpu_is_measured_of_another_process_and_a_held_one_uses_none() -> None:
