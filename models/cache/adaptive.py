@@ -39,10 +39,10 @@ class Adaptive(Generic[K]):
         self._listener = listener
         self._live: BoundedPolicy[K] = self.candidates[0](capacity, self._left)
         self._old: BoundedPolicy[K] | None = None  # what is still to be handed over
-        self._n_cold = 0  # how many of it count as cold
+        self._n_cold: int = 0  # how many of it count as cold
         self._shadows: Shadows[K] = Shadows(self.candidates, capacity)
         self._sampled: dict[K, int] = self._shadows.weights  # the same table, one step nearer
-        self.n_switches = 0
+        self.n_switches: int = 0
 
     @property
     def live(self) -> str:

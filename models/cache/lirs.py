@@ -41,13 +41,16 @@ class LIRS(BoundedPolicy[K]):
         if slot.where == _LIR:
             stack.move_to_end(key)
             self._prune()
-        elif key in stack:
-            stack.move_to_end(key)
+            return True
+        promoted = key in stack or self._has_lir_room(slot)  # there is room after LIR keys were removed
+        stack[key] = slot
+        stack.move_to_end(key)
+        if promoted:
             del self._queue[key]
             self._promote(slot)
         else:
-            stack[key] = slot
             self._queue.move_to_end(key)
+            self._prune()
         return True
 
     def _enter(self, key: K, slot: Slot) -> None:

@@ -9,7 +9,7 @@ from typing import Generic
 from models.cache.policy import BoundedPolicy, Capacity, K
 
 _MIN_RATE = 1 / 32  # of the keys: four shadows then cost about as much as one hit of the policy they watch over
-_ENOUGH = 512  # sampled keys that are there; with more, and above the least rate, the sample is halved
+_ENOUGH = 512  # entries of a shadow; a sample is not halved below half of that
 _ROUND = 64  # sampled reads between two looks at the account
 _MEMORY = 10  # reads for each sampled key after which an old read counts 1/e
 _PATIENCE = 0.3  # of that memory, before there is a verdict after a start or a switch
@@ -43,9 +43,9 @@ class Shadows(Generic[K]):
     def __init__(self, candidates: Sequence[type[BoundedPolicy[K]]], capacity: Capacity) -> None:
         self.weights: dict[K, int] = {}
         self.leader = 0
-        self.rate = 1.0
+        self.rate = 1.0 if capacity.weight is not None else _rate(capacity.max_entries)
         self._capacity = capacity
-        self._caches = [candidate(capacity) for candidate in candidates]
+        self._caches = [candidate(capacity.share(self.rate)) for candidate in candidates]
         self.follow(0)
 
     def follow(self, leader: int) -> None:
@@ -86,20 +86,22 @@ class Shadows(Generic[K]):
         self.follow(self.leader)
 
     def thin(self) -> None:
-        """Halve the sample while it is larger than it need be; what is known of the other half is forgotten."""
-        while len(self.weights) > _ENOUGH and self.rate > _MIN_RATE:
-            self.rate /= 2
-            for key in [key for key in self.weights if not self.samples(key)]:
-                del self.weights[key]
-            self._caches = [self._thinned(cache) for cache in self._caches]
-            self.follow(self.leader)
+        """Halve the sample once it is larger than it need be: how many entries a weight allows is seen only then."""
+        rate = _rate(int(len(self.weights) / self.rate))
+        if rate >= self.rate:
+            return
+        self.rate = rate
+        for key in [key for key in self.weights if not self.samples(key)]:
+            del self.weights[key]
+        self._caches = [self._thinned(cache) for cache in self._caches]
+        self.follow(self.leader)
 
     def _thinned(self, cache: BoundedPolicy[K]) -> BoundedPolicy[K]:
         thinner = type(cache)(self._capacity.share(self.rate))
         while cache:
             key, weight = cache.pop()
-            if self.samples(key) and weight <= thinner.capacity.max_weight:
-                thinner.adopt(key, weight, cold=False)
+            if self.samples(key):
+                thinner.put(key, weight)
         return thinner
 
     def _look(self) -> int | None:
@@ -121,3 +123,11 @@ class Shadows(Generic[K]):
         mean = total / len(leads)
         variance = sum((lead - mean) ** 2 for lead in leads) / (len(leads) - 1)  # of one group
         return total > _SIGMAS * sqrt(variance * len(leads))
+
+
+def _rate(entries: int) -> float:
+    """The least power of 1/2 that samples enough of so many."""
+    rate = 1.0
+    while entries * rate > _ENOUGH and rate > _MIN_RATE:
+        rate /= 2
+    return rate

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 
 _MAX_COUNT = 15
 _HALVED = bytes(i >> 1 for i in range(256))
-_COUNTERS_A_KEY = 8  # a row; of 10 keys met for one held most fade before they collide
+_COUNTERS_A_KEY = 16  # a row: ten times as many keys may be met as are held before counts fade
 _SAMPLE = 10  # keys met for one held, before all counts are halved (Einziger et al. 2017, section 3.3)
 _MIX = 0x9E3779B97F4A7C15  # 2**64 / golden ratio (Knuth, volume 3, 6.4): whole numbers hash to themselves
 _MASK = (1 << 64) - 1
@@ -35,13 +35,15 @@ class FrequencySketch:
         """Count a key."""
         mixed = hash(key) * _MIX & _MASK
         i, j = mixed >> 40 & self._mask, mixed >> 16 & self._mask
-        if self._first[i] < _MAX_COUNT:
-            self._first[i] += 1
-        if self._second[j] < _MAX_COUNT:
-            self._second[j] += 1
-        self._met += 1
-        if self._met >= _SAMPLE * self._n_keys:
-            self._fade()
+        first, second = self._first[i], self._second[j]
+        if first < _MAX_COUNT:
+            self._first[i] = first + 1
+        if second < _MAX_COUNT:
+            self._second[j] = second + 1
+        if first < _MAX_COUNT or second < _MAX_COUNT:  # a key that is at its limit hurries no fading
+            self._met += 1
+            if self._met >= _SAMPLE * self._n_keys:
+                self._fade()
 
     def count(self, key: Hashable) -> int:
         mixed = hash(key) * _MIX & _MASK

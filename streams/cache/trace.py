@@ -66,7 +66,8 @@ def read_trace(
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            for chunk in FORMS[form](_Source(_plain(file), path)):
+            source = _Source(_plain(file), path)  # named: Arrow's streams close their file once nobody holds them
+            for chunk in FORMS[form](source):
                 chunks.append(chunk[: most - total])
                 progress(min(file.tell(), size), size)
                 total += len(chunk)
