@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -275,3 +277,18 @@ def test_stats_count_hits_and_reasons() -> None:
     assert stats.part_of(CacheStats(hits=4)) == 0.75
     assert CacheStats().hit_ratio == 0.0
     assert CacheStats().part_of(CacheStats(misses=5)) == 1.0
+
+
+def test_the_cache_of_the_documentation_holds_what_its_policy_holds() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "caching.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0].replace("100_000", "10").replace("64 << 20", "50")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    rng = random.Random(1)
+    for _ in range(2000):
+        key = f"key:{rng.randrange(30)}"
+        value = names["get"](key)
+        if value is None or rng.random() < 0.2:
+            names["put"](key, bytes(rng.randrange(1, 60)))
+        assert set(names["values"]) == set(names["policy"])
+        assert sum(map(len, names["values"].values())) == names["policy"].weight <= 50
