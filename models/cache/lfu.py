@@ -21,7 +21,8 @@ class _Bucket:
 class LFU(BoundedPolicy[K]):
     """Evicts the key with the fewest reads, of equals the one that came to its count first.
 
-    Counts never fade: what was hot long ago stays. W-TinyLFU is the one that forgets.
+    Counts never fade: what was hot long ago stays. W-TinyLFU is the one that forgets. Only a key that grew at capacity
+    takes longer: it looks for its count among the different ones there are.
 
     Source: Shah, Mitra, Matani 2010, "An O(1) algorithm for implementing the LFU cache eviction scheme".
     """

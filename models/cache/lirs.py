@@ -79,6 +79,7 @@ class LIRS(BoundedPolicy[K]):
         super()._reweigh(slot, by)
         if slot.where == _LIR:
             self._lir_weight += by
+            self._shrink()
 
     def _victim(self) -> K:
         if not self._queue:
@@ -105,6 +106,9 @@ class LIRS(BoundedPolicy[K]):
         slot.where = _LIR
         self._n_lir += 1
         self._lir_weight += slot.weight
+        self._shrink()
+
+    def _shrink(self) -> None:
         while self._n_lir > 1 and (self._n_lir > self._lir_entries or self._lir_weight > self._lir_max_weight):
             self._demote()
 

@@ -26,7 +26,7 @@ class Reason(Enum):
     CLEARED = "cleared"
 
 
-# key, weight of what left, reason. It hears of each entry once, when the policy is whole again, and must not call it.
+# key, weight of what left, reason. It hears of each entry once, and must neither raise nor call the policy.
 Listener = Callable[[K, int, Reason], None]
 
 

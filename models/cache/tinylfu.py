@@ -63,6 +63,7 @@ class TinyLFU(BoundedPolicy[K]):
     def _reweigh(self, slot: Slot, by: int) -> None:
         super()._reweigh(slot, by)
         self._weights[slot.where] += by
+        self._demote()
 
     def _victim(self) -> K:
         _, window, probation, protected = self._queues

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +92,17 @@ def test_what_is_not_of_the_form_is_refused_with_its_place(
 ) -> None:
     with pytest.raises(UnreadableSource, match=message):
         keys(tmp_path, form, data)
+
+
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    path = written(tmp_path, gzip.compress(b"7" * 40_000_000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableSource, match=":1: is longer than 4096 bytes"):
+            read_trace(path, "lirs")
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
