@@ -146,6 +146,17 @@ def test_a_sketch_that_grows_forgets_nothing() -> None:
     assert len(sketch) == 16_384
 
 
+@pytest.mark.parametrize("make", [LIRS, TinyLFU, S3FIFO])
+def test_keys_that_grow_in_place_do_not_widen_a_queue(make: Callable[[Capacity], Policy[int]]) -> None:
+    policy = make(Capacity(weight=1000))
+    for _ in range(3):
+        hits(policy, range(50))
+    for key in range(50):
+        policy.put(key, 20)
+        check_whole(policy)
+    assert (len(policy), policy.weight) == (50, 1000)
+
+
 def test_a_key_that_grows_keeps_its_count() -> None:
     policy = LFU[int](Capacity(weight=30))
     for key, n in ((1, 1), (2, 0), (3, 3)):
