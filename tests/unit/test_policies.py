@@ -16,6 +16,7 @@ from models.cache.lirs import LIRS
 from models.cache.lru import LRU
 from models.cache.policy import Capacity, Policy, Reason
 from models.cache.s3fifo import S3FIFO
+from models.cache.shadows import Shadows
 from models.cache.sketch import FrequencySketch
 from models.cache.stats import CacheStats
 from models.cache.tinylfu import TinyLFU
@@ -306,9 +307,25 @@ def test_a_large_cache_samples_few_of_its_keys(capacity: Capacity) -> None:
     policy = Adaptive[int](capacity)
     for key in range(60_000):
         policy.put(key, 10)
-    assert policy._shadows.rate == 1 / 32
-    assert 1000 < len(policy._shadows.weights) < 2200
+    assert policy._shadows.rate == 1 / 64
+    assert 500 < len(policy._shadows.weights) < 1100
     check_whole(policy)
+
+
+@pytest.mark.parametrize(
+    ("leads", "clear"),
+    [
+        ([10.0] * 16, True),
+        ([5.0] * 16, False),  # every group says so, but it is less than 1 %
+        ([160.0] + [0.0] * 15, False),  # one key, perhaps
+        ([40.0, -20.0] * 8, False),
+        ([-10.0] * 16, False),
+    ],
+)
+def test_a_rival_wins_by_a_margin_and_by_what_most_groups_of_keys_say(leads: list[float], clear: bool) -> None:
+    shadows = Shadows[int]((S3FIFO, LRU), Capacity(10))
+    shadows._reads = 10_000
+    assert shadows._is_clear(leads) == clear
 
 
 def test_stats_count_hits_and_reasons() -> None:
