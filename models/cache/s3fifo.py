@@ -18,7 +18,7 @@ class S3FIFO(BoundedPolicy[K]):
     """Beginners queue in a small FIFO; those read twice there move on to the main one, the others leave as ghosts.
 
     A ghost that comes back goes to the main queue at once. The main queue gives a key one more round for each read, up
-    to three. So a scan passes through a tenth of the cache, and a hit moves nothing: some 70 ns.
+    to three. So a scan passes through a tenth of the cache, and a hit moves nothing: some 50 ns.
 
     Source: Yang, Zhang, Qiu, Yue, Rashmi, SOSP 2023, "FIFO queues are all you need for cache eviction"; order of
     eviction as in the authors' libCacheSim: from the main queue only while it is above its share. There are as many
