@@ -126,7 +126,7 @@ class Shadows(Generic[K]):
 
 
 def _rate(entries: int) -> float:
-    """The least power of 1/2 that samples enough of so many."""
+    """Halved until no more than enough of so many entries are sampled."""
     rate = 1.0
     while entries * rate > _ENOUGH and rate > _MIN_RATE:
         rate /= 2
