@@ -23,8 +23,7 @@ class TinyLFU(BoundedPolicy[K]):
     """
 
     name = "tinylfu"
-    _COLD = _PROBATION
-    _HOT = _PROTECTED
+    _COLD = _HOT = _PROBATION  # protected keys without a read here would stay: nobody is there to push them out
 
     def __init__(self, capacity: Capacity, listener: Listener[K] | None = None) -> None:
         super().__init__(capacity, listener)

@@ -297,6 +297,21 @@ def test_a_switch_drops_no_entry_and_hits_go_on_while_it_lasts(goal: type[LRU[in
         assert policy._old is None, "60 misses hand 960 keys over"
 
 
+@pytest.mark.parametrize("start", Adaptive(Capacity(1)).candidates, ids=lambda policy: policy.name)
+@pytest.mark.parametrize("goal", Adaptive(Capacity(1)).candidates, ids=lambda policy: policy.name)
+def test_what_was_handed_over_leaves_when_it_is_read_no_more(goal: type[LRU[int]], start: type[LRU[int]]) -> None:
+    policy = Adaptive[int](Capacity(1000))
+    policy.switch_to(start)
+    hits(policy, list(range(1000)) * 3)
+    policy.switch_to(goal)
+    hits(policy, zipf(900, 30_000, 5, 0.3))
+    before = policy.n_switches
+    moved = [key + 10_000 for key in zipf(900, 60_000, 6, 0.3)]
+    hits(policy, moved[:40_000])
+    assert hits(policy, moved[40_000:]) > 0.9 * 20_000
+    assert policy.n_switches <= before + 2
+
+
 def test_a_switch_to_a_stranger_is_refused() -> None:
     with pytest.raises(ValueError):
         Adaptive[int](Capacity(5)).switch_to(TTL)  # type: ignore[arg-type]
