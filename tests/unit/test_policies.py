@@ -312,6 +312,17 @@ def test_what_was_handed_over_leaves_when_it_is_read_no_more(goal: type[LRU[int]
     assert policy.n_switches <= before + 2
 
 
+def test_keys_handed_to_tinylfu_are_protected_only_once_they_are_read() -> None:
+    policy = Adaptive[int](Capacity(1000))
+    hits(policy, list(range(1000)) * 3)
+    policy.switch_to(TinyLFU)
+    hits(policy, range(2000, 2100))
+    assert isinstance(policy._live, TinyLFU) and policy._old is None
+    assert not policy._live._queues[3], "unread for ever, they would leave no room for those that are read"
+    policy.touch(999)
+    assert list(policy._live._queues[3]) == [999]
+
+
 def test_a_switch_to_a_stranger_is_refused() -> None:
     with pytest.raises(ValueError):
         Adaptive[int](Capacity(5)).switch_to(TTL)  # type: ignore[arg-type]
