@@ -24,6 +24,7 @@ COMMANDS = {
     "watch": ("agents.cli.cache", "watch", "Print a key each time it changes."),
     "day": ("agents.cli.day", "day", "Import, inspect and verify recorded days."),
     "replay": ("agents.cli.replay", "replay", "Replay recorded days at any speed."),
+    "simulate": ("agents.cli.simulate", "simulate_command", "Hit ratio of eviction policies on a recorded trace."),
     "dead": ("agents.cli.dead", "dead", "List refused records, or resubmit them."),
     "bench": ("agents.cli.bench", "bench", "Measure; each scenario prints a table or JSON."),
     "settings": ("agents.cli.settings", "settings", "Effective settings and where each came from."),
