@@ -24,6 +24,7 @@ from streams.days.day import Day
 from streams.days.importers.binance_frames import LIMIT, Diff, Frame, Quote, Snapshot, Trade
 from streams.days.importers.report import ImportReport, Terms
 from streams.days.importers.source import write_day
+from streams.days.importers.symbols import split_pair
 from streams.days.importers.text import Block, TextFile
 
 BLOCK_BYTES = 1 << 20
@@ -32,7 +33,6 @@ _SIDES = np.array([Side.NONE, Side.BID, Side.ASK], np.uint8)
 
 _FILE = re.compile(r"(spot|usdm|cm)_([a-z0-9]+)(_perp)?_([0-9]{8})\.gz")
 _MARKETS = {"spot": ("binance", "spot"), "usdm": ("binance", "perpetual"), "cm": ("binance-cm", "perpetual")}
-_QUOTES = ("USDT", "USDC", "BUSD", "BTC", "ETH", "BNB", "USD", "EUR", "GBP", "JPY", "DAI", "TUSD")
 
 
 class _Unreadable(Exception):
@@ -67,14 +67,10 @@ def instrument_of(path: Path) -> Instrument:
     match = _FILE.fullmatch(path.name.lower())
     if match is None:
         raise InvalidInstrument(f"{path.name} is not named {{spot,usdm,cm}}_<symbol>_<yyyymmdd>.gz", "bad_symbol")
-    market, pair = match[1], match[2].upper()
-    for quote in _QUOTES:
-        if pair.endswith(quote) and len(pair) > len(quote):
-            venue, market_type = _MARKETS[market]
-            instrument = Instrument(venue, market_type, f"{pair.removesuffix(quote)}-{quote}")
-            validate(instrument.venue, instrument.market_type, instrument.symbol)
-            return instrument
-    raise InvalidInstrument(f"{path.name}: {pair} ends in none of {' '.join(_QUOTES)}", "bad_symbol")
+    venue, market_type = _MARKETS[match[1]]
+    symbol = split_pair(match[2].upper())
+    validate(venue, market_type, symbol)
+    return Instrument(venue, market_type, symbol)
 
 
 class CaptureFile:

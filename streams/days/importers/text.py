@@ -25,7 +25,7 @@ MAX_RATIO = 250
 _MIN_JUDGED_BYTES = 64 << 20  # what an unpacked file may reach at any ratio
 
 _GZIP, _ZSTD, _ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
-_DAMAGE = (EOFError, OSError, zlib.error, zipfile.BadZipFile)
+DAMAGE = (EOFError, OSError, zlib.error, zipfile.BadZipFile)
 
 
 class Block(NamedTuple):
@@ -123,7 +123,7 @@ class TextFile(PackedFile):
         while True:
             try:
                 piece = next(pieces, b"")
-            except _DAMAGE as exc:
+            except DAMAGE as exc:
                 self._report.damaged(self.name, line, str(exc))
                 return  # what is held is no whole line
             if not piece:
