@@ -219,7 +219,7 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         ("1,34200.3,3,13,5,10000", BOOKS[2], "In CSV column #1"),
         ("34200.3,2,11,40,10000,1", "10000,50,10200,60", "the book beside it changes by -100"),
         ("34200.3,5,0,40,10000,1", "10000,50,10000,60", None),
-        ("34200.3,5,0,40,10000,1", "10200,-1,10000,60", "ask_s_0 is not in 0..9000000000"),
+        ("34200.3,5,0,40,10000,1", "10200,-1,10000,60", "ask_size_0 is not in 0..9000000000"),
     ],
 )
 def test_lines_that_cannot_be_are_refused_with_the_reason(

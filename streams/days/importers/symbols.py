@@ -20,9 +20,11 @@ Rule = Callable[[str], Instrument]
 
 
 class Symbols:
-    """Args:
-    rule: makes the instrument of a name; raises InvalidInstrument when it is not of the form the rule knows.
-    named: instruments of names, which go before the rule.
+    """A name may have a part before a colon that tells whose it is.
+
+    Args:
+        rule: makes the instrument of a name; raises InvalidInstrument when it is not of the form the rule knows.
+        named: instruments of names without the part before the colon; they go before the rule.
     """
 
     def __init__(self, rule: Rule, named: Mapping[str, Instrument] | None = None) -> None:
@@ -43,7 +45,8 @@ class Symbols:
         """
         if name in self._ids:
             return self._ids[name]
-        instrument = self._named[name] if name in self._named else self._rule(name)
+        short = name.rpartition(":")[2]
+        instrument = self._named[short] if short in self._named else self._rule(name)
         validate(instrument.venue, instrument.market_type, instrument.symbol)
         if price and abs(price) < _SMALL_PRICE and instrument.size_exp == DEFAULT_EXPONENT:
             instrument = Instrument(
