@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from models.market.instruments import parse
 from models.market.tick import Action, Flag, Kind, Side, TickArray
 from streams.days.day import Day
 from streams.days.importers.report import ImportReport, Terms
+from streams.days.importers.symbols import named_symbols, sized
 from streams.days.importers.tardis import import_tardis
 from streams.days.importers.venues import by_exchange
 from streams.days.verify import verify_day
@@ -174,10 +176,35 @@ def test_tickers_give_funding_where_there_is_a_rate_and_open_interest_where_it_i
 
 
 def test_coins_below_a_cent_have_coarser_sizes(tmp_path: Path) -> None:
-    lines = [at(0, "SHIBUSDT") + "1,buy,0.00001,99999999999.25", at(1, "SHIBUSDT") + "2,buy,0.00001,1.123"]
-    rows, day, report = load(tmp_path, write(tmp_path, "trades", TRADES, *lines), terms=HALF)
-    assert (day.instruments[0].size_exp, rows["size"].tolist()) == (-2, [9_999_999_999_925])
+    lines = [at(0, "SHIBUSDT") + "1,buy,0.00001,99999999999.25", at(1, "SHIBUSDT") + "2,buy,0.00001,5"]
+    rows, day, _ = load(tmp_path, write(tmp_path, "trades", TRADES, *lines))
+    assert (day.instruments[0].size_exp, rows["size"].tolist()) == (-2, [9_999_999_999_925, 500])
+    # what the first rows choose is too coarse for a later one: it is refused, and the user may say better
+    later = [*lines, *[lines[1]] * 1000, at(2, "SHIBUSDT") + "3,buy,0.00001,0.125"]
+    source = write(tmp_path, "trades", TRADES, *later, symbol="SHIBUSDT")
+    _, report = import_tardis([source], tmp_path / "coarse", terms=HALF)
     assert [problem.split(": ", 1)[1] for problem in report.problems] == ["amount has more than 2 decimals"]
+    named = named_symbols(["SHIBUSDT=binance.perpetual.SHIB-USDT@-9/-7"])
+    fine, report = import_tardis([source], tmp_path / "fine", named=named)
+    assert (fine.instruments[0].size_exp, report.n_unreadable) == (-7, 0)
+
+
+@pytest.mark.parametrize(
+    ("prices", "sizes", "exponents"),
+    [
+        ("100.5", "0.001", (-9, -9)),
+        ("0.0000228", "13355.87450757", (-9, -9)),  # a fractional size below a cent
+        ("0.005", "12", (-9, -2)),
+        ("0.0000016477", "1", (-12, -2)),
+        ("31.7 9999999997.00000", "1", (-8, -9)),
+        ("31.7123456789 9999999997", "1", (-12, -9)),  # nothing holds both: the far one is refused
+        ("100", "20000000000.123", (-9, -8)),
+        ("", "", (-9, -9)),
+    ],
+)
+def test_exponents_hold_the_first_numbers_of_an_instrument(prices: str, sizes: str, exponents: tuple[int, int]) -> None:
+    made = sized(parse("lab.spot.A-B"), *([Decimal(text) for text in texts.split()] for texts in (prices, sizes)))
+    assert (made.price_exp, made.size_exp) == exponents
 
 
 @pytest.mark.parametrize(
@@ -216,7 +243,7 @@ GOOD = at(0) + "1,buy,100,1"
         (at(0) + "1,buy,,1", "price is empty"),
         (at(0) + "1,buy,nan,1", "CSV column #6"),
         (at(0) + "1,buy,100,-1", "amount is negative"),
-        (at(0) + "1,buy,99999999999,1", "price does not fit int64 with exponent -9"),
+        (at(0) + "1,buy,99999999999999999999.5,1", "price does not fit int64 with exponent -9"),
         (at(0) + "1,buy,1.0000000001,1", "Rescaling Decimal value would cause data loss"),
         (at(0) + '1,"buy,100,1', "side '\"buy' is none of"),
         (at(0) + "1,buy,100,1\r" + GOOD, "a line is not one row"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from streams.days.importers.text import Block
 S = TypeVar("S")
 T = TypeVar("T")
 
+N_EVIDENCE = 1000  # rows that choose an instrument's exponents
 DECIMAL = pa.decimal128(38, 9)  # exact; more decimals than nine are refused unless they are zeros
 
 
@@ -147,6 +149,12 @@ def encoded(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
     return array.indices.to_numpy().astype(np.int64), array.dictionary.to_pylist()
 
 
+def evidence(table: pa.Table, names: Iterable[str]) -> list[Decimal]:
+    """What is in some columns of numbers, row by row."""
+    columns = [table.column(name).cast(DECIMAL).to_pylist() for name in names]
+    return [value for row in zip(*columns, strict=True) for value in row if value is not None]
+
+
 def mantissas(column: pa.ChunkedArray, name: str, exponent: int) -> NDArray[np.int64]:
     """Exact int64 mantissas of a column of decimals; empty fields are 0.
 
@@ -171,19 +179,19 @@ def mantissas(column: pa.ChunkedArray, name: str, exponent: int) -> NDArray[np.i
     return np.ascontiguousarray(low)
 
 
-def sizes(
-    column: pa.ChunkedArray, name: str, ids: NDArray[np.int32], instruments: Sequence[Instrument]
+def numbers(
+    column: pa.ChunkedArray, name: str, ids: NDArray[np.int32], instruments: Sequence[Instrument], *, sizes: bool
 ) -> NDArray[np.int64]:
-    """Mantissas of a DECIMAL column, each with the exponent of its row's instrument.
+    """Mantissas of a DECIMAL column of prices or sizes, each with the exponent of its row's instrument.
 
     Raises:
-        ValueError: as `mantissas`, or a value is negative.
+        ValueError: as `mantissas`, or a size is negative.
     """
     values = np.zeros(len(ids), np.int64)
-    exponents = np.array([instrument.size_exp for instrument in instruments], np.int64)[ids]
+    exponents = np.array([i.size_exp if sizes else i.price_exp for i in instruments], np.int64)[ids]
     for exponent in np.unique(exponents).tolist():
         at = exponents == exponent
         values[at] = mantissas(column if at.all() else column.filter(pa.array(at)), name, exponent)
-    if (values < 0).any():
+    if sizes and (values < 0).any():
         raise ValueError(f"{name} is negative")
     return values

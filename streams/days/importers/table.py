@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,16 +22,17 @@ from models.market.tick import Side, TickArray
 from streams.days.day import Day
 from streams.days.importers.columns import (
     DECIMAL,
+    N_EVIDENCE,
     Run,
     coded,
     csv_columns,
     digits,
     encoded,
+    evidence,
     integers,
-    mantissas,
+    numbers,
     read_block,
     read_parts,
-    sizes,
 )
 from streams.days.importers.events import LevelUpdates, quote_rows, rows_at, trade_rows
 from streams.days.importers.report import ImportReport, Terms
@@ -80,73 +82,82 @@ class TableFile:
         ids, refused = self._ids(columns, len(event))
         good = np.flatnonzero(ids >= 0)
         rows = rows_at(event, recv, ids, KINDS[self._form.kind])[good]
-        numbers = {}
+        values = {}
         for name, column in columns.items():
             taken = column.take(pa.array(good)) if refused else column
             if name in _NUMBERS:
                 if taken.null_count:
                     raise ValueError(f"{self._fields[name]} is empty")
                 taken = taken.cast(DECIMAL)
-                if name.endswith("size"):
-                    numbers[name] = sizes(taken, self._fields[name], rows["instrument_id"], self._symbols.instruments)
-                else:
-                    numbers[name] = mantissas(taken, self._fields[name], -9)
+                ids_of, instruments = rows["instrument_id"], self._symbols.instruments
+                values[name] = numbers(taken, self._fields[name], ids_of, instruments, sizes=name.endswith("size"))
             elif name == "side":
                 known = _SIDES if self._form.kind == "book" else _SIDES | {"": int(Side.NONE)}
-                numbers[name] = coded(_lower(taken), known, self._fields[name])
+                values[name] = coded(_lower(taken), known, self._fields[name])
             elif name == "trade_id":
-                numbers[name] = digits(taken.cast(pa.string()).fill_null(""))
+                values[name] = digits(taken.cast(pa.string()).fill_null(""))
             elif name == "is_snapshot":
-                numbers[name] = coded(_lower(taken), {"true": 1, "false": 0, "1": 1, "0": 0}, self._fields[name])
+                values[name] = coded(_lower(taken), {"true": 1, "false": 0, "1": 1, "0": 0}, self._fields[name])
             elif name == "seq":
                 if taken.null_count:
                     raise ValueError(f"{self._fields[name]} is empty")
                 whole = pa.table({name: taken.cast(pa.int64())})
-                numbers[name] = integers(whole, name, 0, 2**63 - 1)
-        return _Parsed(rows, numbers, refused, good)
+                values[name] = integers(whole, name, 0, 2**63 - 1)
+        return _Parsed(rows, values, refused, good)
 
     def _ids(self, columns: Mapping[str, pa.ChunkedArray], n: int) -> tuple[NDArray[np.int32], dict[int, str]]:
-        price = next(columns[name] for name in ("price", "bid_price", "ask_price") if name in columns)
         if self._form.instrument is not None:
-            return np.full(n, self._symbols.id_of("", _first(price, 0)), np.int32), {}
+            first = () if self._symbols.knows("") else self._first(columns, np.ones(n, bool))
+            return np.full(n, self._symbols.id_of("", *first), np.int32), {}
         codes, names = encoded(columns["instrument"].cast(pa.string()).fill_null(""))
         ids, refused = np.full(len(names), -1, np.int32), dict[int, str]()
         for code, name in enumerate(names):
             try:
-                ids[code] = self._symbols.id_of(name, _first(price, int(np.argmax(codes == code))))
+                first = () if self._symbols.knows(name) else self._first(columns, codes == code)
+                ids[code] = self._symbols.id_of(name, *first)
             except InvalidInstrument as exc:
                 refused |= dict.fromkeys(np.flatnonzero(codes == code).tolist(), str(exc.args[0]))
         return ids[codes], refused
 
+    @staticmethod
+    def _first(
+        columns: Mapping[str, pa.ChunkedArray], wanted: NDArray[np.bool_]
+    ) -> tuple[list[Decimal], list[Decimal]] | tuple[()]:
+        """Prices and sizes of the first of these rows."""
+        some = pa.table({name: columns[name] for name in columns.keys() & _NUMBERS})
+        some = some.take(pa.array(np.flatnonzero(wanted)[:N_EVIDENCE]))
+        prices = sorted(name for name in some.column_names if name.endswith("price"))
+        return evidence(some, prices), evidence(some, [name for name in some.column_names if name not in prices])
+
     def _rows(self, parsed: _Parsed, refuse: Callable[[int, str], None]) -> TickArray:
         """Rows of the wire; `refuse` takes a row's place in the part and the reason."""
         refused = dict(parsed.refused)
-        rows, numbers = parsed.rows, parsed.numbers
-        if "seq" in numbers:
+        rows, values = parsed.rows, parsed.numbers
+        if "seq" in values:
             kept = np.ones(len(rows), bool)
             for instrument in np.unique(rows["instrument_id"]).tolist():
                 at = np.flatnonzero(rows["instrument_id"] == instrument)
-                seq = numbers["seq"][at]
+                seq = values["seq"][at]
                 before = np.maximum.accumulate(np.append(self._newest.get(instrument, -1), seq))
                 self._newest[instrument] = int(before[-1])
                 for k in np.flatnonzero(seq <= before[:-1]).tolist():
                     place = int(at[k])
                     kept[place] = False
                     refused[int(parsed.good[place])] = f"seq {seq[k]} does not rise, {before[k]} was there before"
-            rows, numbers = rows[kept], {name: values[kept] for name, values in numbers.items()}
-            rows["venue_seq"] = numbers["seq"]
+            rows, values = rows[kept], {name: column[kept] for name, column in values.items()}
+            rows["venue_seq"] = values["seq"]
         for bad in sorted(refused):
             refuse(bad, refused[bad])
         self._report.n_records += len(rows)
         none = np.zeros(len(rows), np.int64)
         if self._form.kind == "quote":
-            bid, ask = ((numbers[f"{side}_price"], numbers[f"{side}_size"]) for side in ("bid", "ask"))
+            bid, ask = ((values[f"{side}_price"], values[f"{side}_size"]) for side in ("bid", "ask"))
             return quote_rows(rows, bid=bid, ask=ask)
-        price, size, side = numbers["price"], numbers["size"], numbers.get("side", none)
+        price, size, side = values["price"], values["size"], values.get("side", none)
         if self._form.kind == "trade":
-            return trade_rows(rows, price=price, size=size, side=side, ref_id=numbers.get("trade_id", none))
+            return trade_rows(rows, price=price, size=size, side=side, ref_id=values.get("trade_id", none))
         rows["price"], rows["size"], rows["side"] = price, size, side
-        return self._updates.rows(rows, numbers.get("is_snapshot", none).astype(bool))[0]
+        return self._updates.rows(rows, values.get("is_snapshot", none).astype(bool))[0]
 
 
 class CsvFile(TableFile):
@@ -237,14 +248,6 @@ class ParquetTable(TableFile):
 
 def _lower(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.utf8_lower(column.cast(pa.string())).fill_null("")
-
-
-def _first(column: pa.ChunkedArray, at: int) -> int | None:
-    """A price as a mantissa of exponent -9, if it is one."""
-    if not len(column):
-        return None
-    value = column.slice(at, 1).cast(DECIMAL)[0].as_py()
-    return None if value is None else int(value.scaleb(9))
 
 
 def _import(

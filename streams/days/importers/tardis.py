@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,15 +24,17 @@ from models.market.tick import Action, Flag, Kind, Side, TickArray
 from streams.days.day import Day
 from streams.days.importers.columns import (
     DECIMAL,
+    N_EVIDENCE,
     Run,
     coded,
     csv_columns,
     digits,
     encoded,
+    evidence,
     integers,
     mantissas,
+    numbers,
     read_block,
-    sizes,
 )
 from streams.days.importers.events import LevelUpdates, quote_rows, rows_at, snapshot_rows, trade_rows
 from streams.days.importers.report import ImportReport, Terms
@@ -157,11 +160,11 @@ class TardisFile:
         if refused:
             good = ids >= 0
             rows, table = rows[good], table.filter(pa.array(good))
-        numbers = {name: self._number(table, rows, name) for name, kind in self._types.items() if kind == DECIMAL}
-        lines = _Lines(rows, table, numbers, refused)
-        for name in numbers:
+        values = {name: self._number(table, rows, name) for name, kind in self._types.items() if kind == DECIMAL}
+        lines = _Lines(rows, table, values, refused)
+        for name in values:
             size = name.replace("price", "amount")
-            if size in numbers and (lines.has(name) != lines.has(size)).any():
+            if size in values and (lines.has(name) != lines.has(size)).any():
                 raise ValueError(f"{name} and {size} are not both there")
         if "side" in self._types:
             coded(table.column("side"), _BOOK_SIDES if "is_snapshot" in self._types else _TAKERS, "side")
@@ -173,24 +176,26 @@ class TardisFile:
         ids, refused = np.full(len(first), -1, np.int32), dict[int, str]()
         for i in np.argsort(first).tolist():
             at = int(first[i])
+            name = f"{exchanges[exchange[at]]}:{texts[symbol[at]]}"
             try:
-                ids[i] = self._symbols.id_of(f"{exchanges[exchange[at]]}:{texts[symbol[at]]}", self._price(table, at))
+                ids[i] = self._symbols.id_of(name, *(() if self._symbols.knows(name) else self._first(table, of == i)))
             except InvalidInstrument as exc:
                 refused |= dict.fromkeys(np.flatnonzero(of == i).tolist(), str(exc.args[0]))
         return ids[of], refused
 
-    def _price(self, table: pa.Table, at: int) -> int | None:
-        """The first price of a line, if it has one."""
-        for name in self._types:
-            if name.endswith("price") and (value := table.column(name)[at].as_py()) is not None:
-                return int(value.scaleb(9))
-        return None
+    def _first(self, table: pa.Table, wanted: NDArray[np.bool_]) -> tuple[list[Decimal], list[Decimal]]:
+        """Prices and sizes of the first of these lines."""
+        some = table.take(pa.array(np.flatnonzero(wanted)[:N_EVIDENCE]))
+        return evidence(some, [n for n in self._types if "price" in n]), evidence(
+            some, [n for n in self._types if "amount" in n]
+        )
 
     def _number(self, table: pa.Table, rows: TickArray, name: str) -> NDArray[np.int64]:
-        column = table.column(name)
-        if "amount" in name or name == "open_interest":
-            return sizes(column, name, rows["instrument_id"], self._symbols.instruments)
-        return mantissas(column, name, -9)
+        column, ids = table.column(name), rows["instrument_id"]
+        if "rate" in name:
+            return mantissas(column, name, -9)
+        sizes = "amount" in name or name == "open_interest"
+        return numbers(column, name, ids, self._symbols.instruments, sizes=sizes)
 
     def _rows(self, run: Run[bytes, _Lines]) -> TickArray:
         refused = run.parsed.refused
@@ -202,21 +207,21 @@ class TardisFile:
         return self._make(run.parsed)
 
     def _trades(self, lines: _Lines) -> TickArray:
-        rows, table, numbers = lines.rows, lines.table, lines.numbers
+        rows, table, values = lines.rows, lines.table, lines.numbers
         liquidations = self._type == "liquidations"
         rows["kind"] = Kind.LIQUIDATION if liquidations else Kind.TRADE
         return trade_rows(
             rows,
-            price=numbers["price"],
-            size=numbers["amount"],
+            price=values["price"],
+            size=values["amount"],
             side=coded(table.column("side"), _TAKERS, "side"),
             ref_id=0 if liquidations else digits(table.column("id")),
         )
 
     def _quotes(self, lines: _Lines) -> TickArray:
         lines.rows["kind"] = Kind.QUOTE
-        numbers = lines.numbers
-        bid, ask = ((numbers[f"{side}_price"], numbers[f"{side}_amount"]) for side in ("bid", "ask"))
+        values = lines.numbers
+        bid, ask = ((values[f"{side}_price"], values[f"{side}_amount"]) for side in ("bid", "ask"))
         return quote_rows(lines.rows, bid=bid, ask=ask)
 
     def _levels(self, lines: _Lines) -> TickArray:
@@ -241,19 +246,19 @@ class TardisFile:
 
     def _ticker(self, lines: _Lines) -> TickArray:
         """Funding where there is a rate (with mark and index price), open interest where it is told."""
-        rows, numbers = lines.rows, lines.numbers
+        rows, values = lines.rows, lines.numbers
         rate, interest = lines.has("funding_rate"), lines.has("open_interest")
         due = lines.table.column("funding_timestamp").fill_null(0).to_numpy() * 1000
         parts = []
         for field, name in enumerate(("funding_rate", "mark_price", "index_price")):
             at = np.flatnonzero(rate & lines.has(name))
             part = rows[at]
-            part["kind"], part["side"], part["price"] = Kind.FUNDING, field, numbers[name][at]
+            part["kind"], part["side"], part["price"] = Kind.FUNDING, field, values[name][at]
             part["ref_id"] = due[at] if field == 0 else 0
             parts.append((2 * at, part))
         at = np.flatnonzero(interest)
         part = rows[at]
-        part["kind"], part["size"] = Kind.OPEN_INTEREST, numbers["open_interest"][at]
+        part["kind"], part["size"] = Kind.OPEN_INTEREST, values["open_interest"][at]
         parts.append((2 * at + 1, part))
         event = np.concatenate([place for place, _ in parts])
         order = np.argsort(event, kind="stable")
