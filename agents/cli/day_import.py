@@ -15,6 +15,7 @@ from models.errors import InvalidInstrument
 from models.market.instruments import MARKET_TYPES, Instrument, parse
 from streams.days.day import Day
 from streams.days.importers.binance import import_binance
+from streams.days.importers.cryptofeed import import_cryptofeed
 from streams.days.importers.dbn import DbnNames, import_dbn
 from streams.days.importers.lean import import_lean
 from streams.days.importers.lobster import import_lobster
@@ -31,6 +32,7 @@ _OPTIONS = {
     "lean": (),
     "lobster": (),
     "tardis": ("symbol",),
+    "cryptofeed": ("symbol",),
     "dbn": ("symbol", "market_type", "quote"),
     "csv": ("symbol", "kind", "map", "instrument", "time_unit", "tz"),
     "parquet": ("symbol", "kind", "map", "instrument", "time_unit", "tz"),
@@ -61,8 +63,8 @@ class _Said:
         named = named_symbols(self.symbol)
         if name == "dbn":
             return partial(import_dbn, names=DbnNames(self.market_type, self.quote, named))
-        if name == "tardis":
-            return partial(import_tardis, named=named)
+        if name in ("tardis", "cryptofeed"):
+            return partial(import_tardis if name == "tardis" else import_cryptofeed, named=named)
         if name in ("csv", "parquet"):
             form = TableForm(
                 kind=self.kind or "",

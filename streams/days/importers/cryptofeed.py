@@ -82,8 +82,9 @@ class RecordingFile:
             self._report.explained[_MEANING[match[1] or match[2]]] += 1
             return True
         stamp, _, text = line.partition(b": ")
+        self._frame.begin(number)
         try:
-            self._frame.begin(number, seconds(stamp.decode("ascii", "replace")))
+            self._frame.ts_recv = seconds(stamp.decode("ascii", "replace"))
             silent = self._feed.take(text, self._frame)
         except (Unreadable, msgspec.DecodeError, UnicodeDecodeError) as exc:
             self._frame.drop()

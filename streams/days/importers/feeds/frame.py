@@ -63,9 +63,9 @@ class FrameRows:
         self._line = self.ts_recv = 0
         self._n_before = 0
 
-    def begin(self, line: int, ts_recv: int) -> None:
-        """What follows is of this line."""
-        self._line, self.ts_recv, self._n_before = line, ts_recv, len(self._rows)
+    def begin(self, line: int) -> None:
+        """What follows is of this line; its time of receipt is for the caller to set."""
+        self._line, self._n_before = line, len(self._rows)
 
     def drop(self) -> None:
         """Forget what this line's frame gave so far."""
