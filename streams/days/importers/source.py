@@ -15,9 +15,9 @@ from streams.days.importers.report import ImportReport
 from streams.days.manifest import Origin, file_entry
 from streams.days.merge import merge
 
-MAX_SOURCES = 500  # each is an open file and a block in memory
-_BLOCKS_BYTES = 48 << 20  # of all sources together; a block's rows take several times its bytes
-_BLOCK_BYTES = 2 << 20
+MAX_SOURCES = 200  # each is an open file, and the rows of a block or of its largest event in memory
+_BLOCKS_BYTES = 8 << 20  # of all sources together; with its rows and copies a block takes ten times its bytes
+_BLOCK_BYTES = 1 << 20
 
 
 class Source(Protocol):
