@@ -118,6 +118,16 @@ def test_a_line_too_long_is_refused_and_the_next_ones_are_read(tmp_path: Path, f
     assert report.problems == [f"{CSV if form == 'zip' else 'lines'}:3: a line of more than 4194304 bytes"]
 
 
+def test_a_line_without_end_is_not_gathered_in_memory(tmp_path: Path) -> None:
+    path = PACK["plain"](tmp_path / "lines", b"a\n" + b"7" * (5 * text.MAX_LINE_BYTES) + b"\nb\n")
+    report = ImportReport(rejects=tmp_path / "rejects")
+    found = list(TextFile(path, report).blocks(lambda n_bytes: None, 1 << 16))
+    report.close()
+    (reject,) = map(json.loads, (tmp_path / "rejects").read_bytes().splitlines())
+    assert [(block.line, block.text) for block in found if block.text] == [(1, b"a"), (3, b"b")]
+    assert reject["line"] == 2 and reject["bytes"] <= text.MAX_LINE_BYTES + (1 << 16)
+
+
 @pytest.mark.parametrize("form", ["gzip", "zstd", "zip"])
 @pytest.mark.parametrize("line", [b"0", GOOD], ids=["one line", "many lines"])
 def test_a_decompression_bomb_is_an_error_before_it_unpacks(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from models.market.digest import digest
 from models.market.fold import OfflineFold
 from streams.days.importers.lobster import import_lobster
 from streams.days.run import run_days
-from streams.days.served import disk_finals, redis_differences, served_digest
+from streams.days.served import disk_finals, redis_differences
 from streams.settings import Settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.data, pytest.mark.timeout(300)]
@@ -28,8 +28,10 @@ async def test_a_lobster_day_is_served_as_an_offline_fold_has_it(
     expected = fold.finals()
     report = await run_days([day], settings, tmp_path / "log")
     run = replace(settings, topics=replace(settings.topics, prefix=report.replay.prefix))
-    (served,) = disk_finals(run)
-    assert [(served.bids.tolist(), served.asks.tolist())] == [(f.bids.tolist(), f.asks.tolist()) for f in expected]
+    # the number of rows is left out: a worker does not keep orders, and so does not count them
+    (served,), (final,) = disk_finals(run), expected
+    assert (served.trade, served.quote) == (final.trade, final.quote)
+    assert np.array_equal(served.bids, final.bids) and np.array_equal(served.asks, final.asks)
+    assert len(served.bids) == len(served.asks) == 5
     assert await redis_differences(run, expected) == []
-    assert served_digest(run) == report.replay.digest == digest(expected)
-    assert report.dead_letters == 0
+    assert report.replay.rows == day.rows and report.dead_letters == 0

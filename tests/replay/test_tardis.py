@@ -97,9 +97,10 @@ def test_a_run_of_snapshot_lines_starts_the_book_anew_and_what_came_before_the_f
         at(3) + "false,bid,99,4",
         at(4) + "false,ask,101,3",
         at(5) + "true,bid,90,1",
+        at(5) + "false,bid,91,2",  # received in the same instant, but no part of the snapshot
     ]
     rows, _, report = load(tmp_path, write(tmp_path, "incremental_book_L2", LEVELS, *lines))
-    assert (report.n_records, dict(report.explained)) == (8, {"updates before the first snapshot": 1})
+    assert (report.n_records, dict(report.explained)) == (9, {"updates before the first snapshot": 1})
     snap, mbp, last = Flag.MBP | Flag.SNAPSHOT, Flag.MBP, Flag.LAST
     assert of(rows, "ts_event", "action", "side", "price", "size", "flags") == [
         ((US + n) * 1000, action, side, price * ONE, size * ONE, flags)
@@ -113,6 +114,7 @@ def test_a_run_of_snapshot_lines_starts_the_book_anew_and_what_came_before_the_f
             (4, Action.UPDATE, Side.ASK, 101, 3, mbp | last),
             (5, Action.CLEAR, Side.NONE, 0, 0, snap),
             (5, Action.ADD, Side.BID, 90, 1, snap | last),
+            (5, Action.UPDATE, Side.BID, 91, 2, mbp | last),
         ]
     ]
 
