@@ -297,7 +297,7 @@ def test_kraken_levels_that_fall_out_of_the_depth_are_deleted(tmp_path: Path) ->
         ("OKX", '{"event":"error","msg":"no","code":"1"}', "event 'error': no"),
         ("OKX", TRADES["OKX"][0].replace('"13"', '"abc"'), "'abc' is not a whole number"),
         ("DERIBIT", '{"error":{"code":1}}', "method ''"),
-        ("DERIBIT", TRADES["DERIBIT"][0].replace("sell", "none"), "direction 'none'"),
+        ("DERIBIT", TRADES["DERIBIT"][0].replace("sell", "none"), "side 'none' is none of buy, sell"),
         ("DERIBIT", TRADES["DERIBIT"][0].replace("1e1", "1e99"), "is not a decimal"),
         ("BINANCE_FUTURES", '{"stream":"x@markPrice","data":{}}', "stream 'x@markPrice'"),
     ],

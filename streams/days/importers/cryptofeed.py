@@ -27,7 +27,7 @@ from streams.days.importers.feeds.kraken import Kraken
 from streams.days.importers.feeds.okx import Okx
 from streams.days.importers.report import ImportReport, Terms
 from streams.days.importers.source import write_day
-from streams.days.importers.symbols import Symbols
+from streams.days.importers.symbols import Symbols, told
 from streams.days.importers.text import Block, TextFile
 from streams.days.importers.venues import by_exchange
 
@@ -120,6 +120,6 @@ def import_cryptofeed(
         dates=[file.exchange.lower() for file in files],
         instruments=symbols.instruments,
         report=report,
-        options={f"symbol {name}": instrument.text for name, instrument in sorted((named or {}).items())},
+        options=told(named or {}),
     )
     return day, report

@@ -23,7 +23,7 @@ from streams.days.day import Day
 from streams.days.importers.dbn_rows import DbnRows
 from streams.days.importers.report import ImportReport, Terms
 from streams.days.importers.source import write_day
-from streams.days.importers.symbols import Symbols
+from streams.days.importers.symbols import Symbols, told
 from streams.days.importers.text import DAMAGE, PackedFile
 
 _PIECE_BYTES = 1 << 20  # a record's object takes several times its bytes
@@ -216,7 +216,6 @@ def import_dbn(
         dates=[file.date for file in files],
         instruments=symbols.instruments,
         report=report,
-        options={name: value for name, value in options.items() if value}
-        | {f"symbol {name}": instrument.text for name, instrument in sorted(names.named.items())},
+        options={name: value for name, value in options.items() if value} | told(names.named),
     )
     return day, report

@@ -113,6 +113,16 @@ def named_symbols(options: Sequence[str]) -> dict[str, Instrument]:
     return named
 
 
+def told(named: Mapping[str, Instrument]) -> dict[str, str]:
+    """Named symbols as options of a manifest."""
+    return {
+        f"symbol {name}": i.text
+        if (i.price_exp, i.size_exp) == (DEFAULT_EXPONENT, DEFAULT_EXPONENT)
+        else f"{i.text}@{i.price_exp}/{i.size_exp}"
+        for name, i in sorted(named.items())
+    }
+
+
 def split_pair(pair: str) -> str:
     """`BTCUSDT` as `BTC-USDT`, by the quote currencies of `QUOTES`, tried in their order.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from models.errors import UnreadableSource
 from models.market.instruments import Instrument
 from models.market.tick import Kind
+from streams.days.importers.symbols import told
 
 KINDS = {"trade": Kind.TRADE, "quote": Kind.QUOTE, "book": Kind.BOOK}
 _NEEDED = {
@@ -76,6 +77,6 @@ class TableForm:
         """For the manifest."""
         said = {"kind": self.kind, "time_unit": self.time_unit, "tz": self.tz}
         said |= {f"column {name}": column for name, column in sorted(self.columns.items())}
-        said |= {f"symbol {name}": instrument.text for name, instrument in sorted(self.named.items())}
+        said |= told(self.named)
         said["instrument"] = self.instrument.text if self.instrument else None
         return {name: value for name, value in said.items() if value}

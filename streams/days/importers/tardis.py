@@ -39,7 +39,7 @@ from streams.days.importers.columns import (
 from streams.days.importers.events import LevelUpdates, quote_rows, rows_at, snapshot_rows, trade_rows
 from streams.days.importers.report import ImportReport, Terms
 from streams.days.importers.source import write_day
-from streams.days.importers.symbols import Symbols
+from streams.days.importers.symbols import Symbols, told
 from streams.days.importers.text import Block, TextFile
 from streams.days.importers.venues import by_exchange
 
@@ -302,6 +302,6 @@ def import_tardis(
         dates=[file.date for file in files],
         instruments=symbols.instruments,
         report=report,
-        options={f"symbol {name}": instrument.text for name, instrument in sorted((named or {}).items())},
+        options=told(named or {}),
     )
     return day, report

@@ -10,7 +10,7 @@ from itertools import groupby
 import msgspec
 
 from models.market.tick import Side
-from streams.days.importers.feeds.frame import FrameRows, Level, Unreadable, iso, plain
+from streams.days.importers.feeds.frame import FrameRows, Level, Unreadable, iso, plain, side_of
 
 _SIDES = {"Buy": Side.BID, "Sell": Side.ASK}
 _NONE = msgspec.Raw(b"0")
@@ -74,9 +74,12 @@ class Bitmex:
             return "trades before the subscription"
         if said.table == "trade" and said.action == "insert":
             for trade in self._trades(said.data):
-                price, size = plain(trade.price), plain(trade.size)
                 frame.trade(
-                    f"bitmex:{trade.symbol}", iso(trade.timestamp), side=_side(trade.side), price=price, size=size
+                    f"bitmex:{trade.symbol}",
+                    iso(trade.timestamp),
+                    side=side_of(trade.side, _SIDES),
+                    price=plain(trade.price),
+                    size=plain(trade.size),
                 )
             return None
         raise Unreadable(f"table {said.table!r} with action {said.action!r}")
@@ -104,10 +107,4 @@ class Bitmex:
         price = prices.pop(level.id, None) if gone else prices.get(level.id)
         if price is None:
             raise Unreadable(f"level {level.id} of {level.symbol} was never said a price of")
-        return _side(level.side), price, "0" if gone else plain(level.size)
-
-
-def _side(word: str) -> Side:
-    if word not in _SIDES:
-        raise Unreadable(f"side {word!r}")
-    return _SIDES[word]
+        return side_of(level.side, _SIDES), price, "0" if gone else plain(level.size)

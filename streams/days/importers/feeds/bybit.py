@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from models.market.tick import Side
-from streams.days.importers.feeds.frame import FrameRows, Level, Unreadable, ms, ns, plain
+from streams.days.importers.feeds.frame import FrameRows, Level, Unreadable, ms, ns, plain, side_of
 
 _SIDES = {"Buy": Side.BID, "Sell": Side.ASK}
 
@@ -66,7 +66,7 @@ class Bybit:
                 frame.trade(
                     f"bybit:{trade.symbol}",
                     ms(_whole(trade.trade_time_ms)),
-                    side=_side(trade.side),
+                    side=side_of(trade.side, _SIDES),
                     price=plain(trade.price),
                     size=plain(trade.size),
                 )
@@ -85,13 +85,7 @@ class Bybit:
 
 
 def _levels(levels: list[_Level]) -> list[Level]:
-    return [(_side(level.side), plain(level.price), plain(level.size)) for level in levels]
-
-
-def _side(word: str) -> Side:
-    if word not in _SIDES:
-        raise Unreadable(f"side {word!r}")
-    return _SIDES[word]
+    return [(side_of(level.side, _SIDES), plain(level.price), plain(level.size)) for level in levels]
 
 
 def _whole(number: msgspec.Raw) -> int:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import msgspec
 
 from models.market.tick import Side
-from streams.days.importers.feeds.frame import FrameRows, Unreadable, iso
+from streams.days.importers.feeds.frame import FrameRows, Unreadable, iso, side_of
 
 _SIDES = {"buy": Side.BID, "sell": Side.ASK}
+_AGGRESSORS = {"buy": Side.ASK, "sell": Side.BID}  # a match says the side of the resting order
 _SILENT = frozenset({"subscriptions", "heartbeat", "ticker", "last_match"})  # last_match came before the subscription
 
 
@@ -40,19 +41,17 @@ class Coinbase:
             levels = [(Side.BID, *level) for level in said.bids] + [(Side.ASK, *level) for level in said.asks]
             frame.snapshot(symbol, frame.ts_recv, levels)
         elif said.type == "l2update" and said.changes is not None:
-            frame.diff(symbol, iso(said.time), [(_side(side), p, q) for side, p, q in said.changes])
+            frame.diff(symbol, iso(said.time), [(side_of(side, _SIDES), p, q) for side, p, q in said.changes])
         elif said.type == "match":
             frame.rising(symbol, "trade", said.trade_id)
-            aggressor = Side.ASK if _side(said.side) == Side.BID else Side.BID  # the side is that of the resting order
             frame.trade(
-                symbol, iso(said.time), side=aggressor, price=said.price, size=said.size, trade_id=said.trade_id
+                symbol,
+                iso(said.time),
+                side=side_of(said.side, _AGGRESSORS),
+                price=said.price,
+                size=said.size,
+                trade_id=said.trade_id,
             )
         else:
             raise Unreadable(f"a frame of type {said.type!r}")
         return None
-
-
-def _side(word: str) -> Side:
-    if word not in _SIDES:
-        raise Unreadable(f"side {word!r}")
-    return _SIDES[word]

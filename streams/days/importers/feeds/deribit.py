@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from models.market.tick import Side
-from streams.days.importers.feeds.frame import FrameRows, Level, Unreadable, ms, plain
+from streams.days.importers.feeds.frame import FrameRows, Level, Unreadable, ms, plain, side_of
 
 _SIDES = {"buy": Side.BID, "sell": Side.ASK}
 _LEVELS = list[tuple[str, msgspec.Raw, msgspec.Raw]]  # new, change or delete; price; amount
@@ -74,12 +74,10 @@ class Deribit:
             for trade in self._trades(data):
                 symbol = f"deribit:{trade.instrument_name}"
                 frame.rising(symbol, "trade", trade.trade_seq)
-                if trade.direction not in _SIDES:
-                    raise Unreadable(f"direction {trade.direction!r}")
                 frame.trade(
                     symbol,
                     ms(trade.timestamp),
-                    side=_SIDES[trade.direction],
+                    side=side_of(trade.direction, _SIDES),
                     price=plain(trade.price),
                     size=plain(trade.amount),
                     trade_id=trade.trade_seq,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple, Protocol
@@ -152,6 +152,13 @@ class FrameRows:
 
 def _among(lines: NDArray[np.int64], refused: dict[int, str]) -> NDArray[np.bool_]:
     return np.isin(lines, np.array(sorted(refused), np.int64))
+
+
+def side_of(word: str, words: Mapping[str, Side]) -> Side:
+    """Raises: Unreadable when it is none of the exchange's words."""
+    if word not in words:
+        raise Unreadable(f"side {word!r} is none of {', '.join(words)}")
+    return words[word]
 
 
 def exact(text: str) -> Decimal:

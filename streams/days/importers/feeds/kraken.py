@@ -11,7 +11,7 @@ from decimal import Decimal
 import msgspec
 
 from models.market.tick import Side
-from streams.days.importers.feeds.frame import FrameRows, Level, Unreadable, exact, seconds
+from streams.days.importers.feeds.frame import FrameRows, Level, Unreadable, exact, seconds, side_of
 
 _SILENT = frozenset({"heartbeat", "systemStatus", "subscriptionStatus", "pong"})
 _SIDES = {"b": Side.BID, "s": Side.ASK}
@@ -52,9 +52,7 @@ class Kraken:
         symbol = f"kraken:{pair}"
         if channel == "trade":
             for price, volume, time, side, _, _ in self._trades(parts[1]):
-                if side not in _SIDES:
-                    raise Unreadable(f"side {side!r}")
-                frame.trade(symbol, seconds(time), side=_SIDES[side], price=price, size=volume)
+                frame.trade(symbol, seconds(time), side=side_of(side, _SIDES), price=price, size=volume)
         elif channel.startswith("book-") and channel[5:].isdigit():
             self._take_book(symbol, [self._book(part) for part in parts[1:-2]], int(channel[5:]), frame)
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from models.market.tick import Side
-from streams.days.importers.feeds.frame import FrameRows, Unreadable, ms
+from streams.days.importers.feeds.frame import FrameRows, Unreadable, ms, side_of
 
 _SIDES = {"buy": Side.BID, "sell": Side.ASK}
 _LEVELS = list[tuple[str, str, str, str]]  # price, size, a field no longer used, number of orders
@@ -69,10 +69,8 @@ class Okx:
             for trade in self._trades(said.data):
                 number = _whole(trade.tradeId)
                 frame.rising(symbol, "trade", number)
-                if trade.side not in _SIDES:
-                    raise Unreadable(f"side {trade.side!r}")
-                at = ms(_whole(trade.ts))
-                frame.trade(symbol, at, side=_SIDES[trade.side], price=trade.px, size=trade.sz, trade_id=number)
+                at, side = ms(_whole(trade.ts)), side_of(trade.side, _SIDES)
+                frame.trade(symbol, at, side=side, price=trade.px, size=trade.sz, trade_id=number)
         elif channel == "tickers":
             for ticker in self._tickers(said.data):
                 bid, ask = (ticker.bidPx or "0", ticker.bidSz or "0"), (ticker.askPx or "0", ticker.askSz or "0")
