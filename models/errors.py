@@ -39,6 +39,10 @@ class UnreadableSource(MarketPrismError):
     """A file of ticks is absent, not of its format, or lacks columns; single bad lines are dead letters instead."""
 
 
+class TooManyRejects(MarketPrismError):
+    """More of a recording cannot be read than an import was told to allow."""
+
+
 class CorruptFrame(MarketPrismError):
     """Bytes are not a whole frame or invalidation of a version this code reads."""
 

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from agents.cli.day_import import import_day
 from agents.cli.output import echo_json, json_option, print_table
+from agents.cli.progress import progress_bar
 from streams.days.day import Day
-from streams.days.importers.binance import import_binance
-from streams.days.importers.lean import import_lean
 from streams.days.sample import make_sample
 from streams.days.verify import verify_day
 
-_IMPORTERS = {"binance": import_binance, "lean": import_lean}
 _day_folder = click.argument("path", metavar="DAY", type=click.Path(path_type=Path))
 _out = click.option("--out", required=True, metavar="DAY", type=click.Path(path_type=Path), help="Folder to make.")
 
@@ -36,41 +31,7 @@ def day() -> None:
     """
 
 
-@day.command("import")
-@click.option("--from", "importer", required=True, type=click.Choice(sorted(_IMPORTERS)), help="Form of the sources.")
-@click.argument(
-    "sources", metavar="SRC...", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
-)
-@_out
-@click.option("--name", help="Name of the day; by default importer and dates.")
-@json_option
-def import_day(importer: str, sources: tuple[Path, ...], out: Path, name: str | None, as_json: bool) -> None:
-    """Make a day of recorded files; what cannot be read is counted and listed, nothing is guessed.
-
-    \b
-    Examples:
-      marketprism day import --from binance spot_btcusdt_20240808.gz usdm_btcusdt_20240808.gz --out days/btc
-      marketprism day import --from lean aig/20131010_quote.zip aig/20131010_trade.zip --out days/aig
-    """
-    _refuse_existing(out)
-    with progress_bar("Importing", quiet=as_json) as progress:
-        made, report = _IMPORTERS[importer](sources, out, name=name, progress=progress)
-    for problem in report.problems:
-        click.echo(f"unreadable: {problem}", err=True)
-    if report.n_unreadable > len(report.problems):
-        click.echo(f"unreadable: {report.n_unreadable - len(report.problems)} more lines", err=True)
-    result = {
-        "name": made.name,
-        "rows": made.rows,
-        "instruments": len(made.manifest.instruments),
-        "records": report.n_records,
-        "unreadable": report.n_unreadable,
-        "bytes": sum(entry.bytes for entry in made.manifest.files),
-    }
-    if as_json:
-        echo_json(result)
-    else:
-        print_table(str(out), ["", "#"], result.items())
+day.add_command(import_day)
 
 
 @day.command()
@@ -144,22 +105,6 @@ def verify(path: Path, as_json: bool) -> None:
     if not result.ok:
         click.echo(f"marketprism: {path} is damaged: {result.problems[0]}", err=True)
         sys.exit(1)
-
-
-@contextmanager
-def progress_bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr with share and time to go, fed with (done, in all); nothing where stderr is no terminal."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn(title),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None, note="")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _refuse_existing(out: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from agents.cli.day import progress_bar
 from agents.cli.output import echo_json, json_option, print_table, run
+from agents.cli.progress import progress_bar
 from models.errors import MarketPrismError
 from streams.days.day import Day
 from streams.days.run import RunReport, run_days

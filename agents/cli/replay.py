@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from agents.cli.day import progress_bar
 from agents.cli.output import echo_json, json_option, print_table, run
+from agents.cli.progress import progress_bar
 from models.errors import MarketPrismError
 from streams.days.day import Day
 from streams.days.replay import Pause, Replay

@@ -138,6 +138,11 @@ class DayWriter:
         )
         return self
 
+    @property
+    def rows(self) -> int:
+        """Rows appended so far."""
+        return self._rows
+
     def append(self, ticks: TickArray) -> None:
         """Add rows, TICK[n] in order of receipt; their `seq` is ignored."""
         if not len(ticks):

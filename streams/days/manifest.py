@@ -43,10 +43,14 @@ class DayInstrument(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where the rows come from: an importer with the files it read, or a generator with its seed."""
+    """Where the rows come from: an importer with the files it read, or a generator with its seed.
+
+    `options` are what the user said about the sources and the importer could not know, such as a column map.
+    """
 
     importer: str | None = None
     sources: tuple[DayFile, ...] = ()
+    options: dict[str, str] = {}
     generator: str | None = None
     seed: int | None = None
 

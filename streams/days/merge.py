@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -13,18 +14,18 @@ def merge(sources: Sequence[Iterable[TickArray]]) -> Iterator[TickArray]:
     """Join sources (TICK arrays) by `ts_recv`; equal times keep the order of the sources and within each.
 
     Arrays of a source must end where an event ends, so that no event is torn apart. A receiving clock that stepped back
-    inside a source does not reorder it: such rows take the highest time seen and flag BAD_TS_RECV.
+    inside a source does not reorder it: such rows take the highest time seen and flag BAD_TS_RECV. Memory is bounded by
+    one array of each source, however many rows share an instant.
     """
     heads = [_Head(iter(source)) for source in sources]
     while heads := [head for head in heads if head.fill()]:
-        # rows at the bound itself wait: the source that set it may bring more of the same instant
         bound = min((head.newest for head in heads if not head.done), default=None)
-        parts = [part for head in heads if len(part := head.take(bound))]
-        if not parts:
-            for head in heads:
-                if not head.done and head.newest == bound:
-                    head.grow()
-        elif len(parts) == 1:
+        # the first source to set the bound may bring more of that instant: those after it keep theirs back
+        first = next((i for i, head in enumerate(heads) if not head.done and head.newest == bound), len(heads))
+        parts = [
+            part for i, head in enumerate(heads) if len(part := head.take(bound, "right" if i <= first else "left"))
+        ]
+        if len(parts) == 1:
             yield parts[0]
         else:
             rows = np.concatenate(parts)
@@ -43,16 +44,13 @@ class _Head:
     def fill(self) -> bool:
         """Hold at least a row if there is one; False when nothing is left."""
         while not len(self._rows) and not self.done:
-            self.grow()
+            more = next(self._source, None)
+            if more is None:
+                self.done = True
+            elif len(more):
+                self._rows = self._monotone(more)
+                self.newest = int(self._rows["ts_recv"][-1])
         return bool(len(self._rows))
-
-    def grow(self) -> None:
-        more = next(self._source, None)
-        if more is None:
-            self.done = True
-        elif len(more):
-            self._rows = np.concatenate([self._rows, self._monotone(more)]) if len(self._rows) else self._monotone(more)
-            self.newest = int(self._rows["ts_recv"][-1])
 
     def _monotone(self, rows: TickArray) -> TickArray:
         recv = rows["ts_recv"]
@@ -64,8 +62,8 @@ class _Head:
         rows["ts_recv"] = highest
         return rows
 
-    def take(self, bound: int | None) -> TickArray:
-        """Hand out the rows before `bound`, or all of them."""
-        cut = len(self._rows) if bound is None else int(np.searchsorted(self._rows["ts_recv"], bound, "left"))
+    def take(self, bound: int | None, side: Literal["left", "right"]) -> TickArray:
+        """Hand out the rows before `bound` (right: and those at it), or all of them."""
+        cut = len(self._rows) if bound is None else int(np.searchsorted(self._rows["ts_recv"], bound, side))
         taken, self._rows = self._rows[:cut], self._rows[cut:]
         return taken

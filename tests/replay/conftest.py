@@ -9,7 +9,7 @@ import pytest
 from streams.days.day import Day
 from streams.days.importers.binance import import_binance
 from streams.days.importers.lean import import_lean
-from streams.days.importers.source import ImportReport
+from streams.days.importers.report import ImportReport
 
 Imported = tuple[Day, ImportReport]
 

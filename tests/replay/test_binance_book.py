@@ -12,7 +12,7 @@ from models.market.book import BookPool
 from models.market.levels import LIVE
 from models.market.tick import Action, Flag, Kind, TickArray
 from streams.days.importers.binance import CaptureFile
-from streams.days.importers.source import ImportReport
+from streams.days.importers.report import ImportReport
 from tests.books import check_structure
 
 pytestmark = pytest.mark.data

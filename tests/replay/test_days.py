@@ -22,6 +22,7 @@ from models.market.tick import TICK, Action, Flag, Kind, Side, TickArray
 from streams.days.day import Day, DayWriter
 from streams.days.importers.binance import import_binance
 from streams.days.importers.lean import import_lean
+from streams.days.importers.report import Terms
 from streams.days.manifest import MANIFEST, TICKS, Manifest, Origin, file_entry
 from streams.days.merge import merge
 from streams.days.sample import make_sample
@@ -130,6 +131,9 @@ def test_merging_orders_by_receipt_and_keeps_events_whole() -> None:
     merged = np.concatenate(list(merge([source(0, 1, 5, 5, 9), source(1, 2, 5, 7, 7), source(2)])))
     assert merged["ts_recv"].tolist() == [1, 2, 5, 5, 5, 7, 7, 9]
     assert merged["instrument_id"].tolist() == [0, 1, 0, 0, 1, 1, 1, 0]
+    # an instant that fills many arrays is handed on as it comes
+    instant = [source(0, 5, 5, 5, 5)[0] for _ in range(100)]
+    assert max(map(len, merge([[*instant], source(1, 5, 5)]))) <= 4
     # a receiving clock that steps back does not reorder what was received
     back = np.concatenate(list(merge([source(0, 4, 3, 6, 2)])))
     assert back["ts_recv"].tolist() == [4, 4, 6, 6]
@@ -281,19 +285,26 @@ def test_bad_binance_lines_are_counted_and_named_and_nothing_is_guessed(tmp_path
         QUOTE.replace(b"bookTicker", b"markPrice"),
         TRADE.replace(b'"t":5', b'"t":9223372036854775808'),
         TRADE[:-4],
+        b"",
     ]
-    day, report = import_binance([capture(tmp_path, SNAPSHOT, *bad, TRADE)], tmp_path / "day")
+    terms = Terms(max_rejects=0.9)
+    day, report = import_binance([capture(tmp_path, SNAPSHOT, *bad, TRADE)], tmp_path / "day", terms=terms)
     assert (report.n_records, report.n_unreadable, day.rows) == (2, len(bad), 4)
     numbers = sorted(int(problem.split(":")[1]) for problem in report.problems)
     assert numbers == list(range(2, len(bad) + 2))
     assert all(problem.startswith("usdm_btcusdt_20240808.gz:") for problem in report.problems)
 
 
-def test_a_cut_capture_keeps_what_was_read_and_says_so(tmp_path: Path) -> None:
-    path = capture(tmp_path, *[TRADE] * 5000)
-    path.write_bytes(path.read_bytes()[:-9])
-    day, report = import_binance([path], tmp_path / "day")
-    assert day.rows == 5000 and report.n_unreadable == 1 and "compressed data is damaged" in report.problems[0]
+@pytest.mark.parametrize(("line", "before"), [(DIFF, 9), (TRADE, 5)])
+def test_an_update_or_trade_that_is_there_twice_is_refused_the_second_time(
+    tmp_path: Path, line: bytes, before: int
+) -> None:
+    terms = Terms(max_rejects=0.5)
+    day, report = import_binance([capture(tmp_path, SNAPSHOT, line, QUOTE, line)], tmp_path / "day", terms=terms)
+    assert (day.rows, report.n_records, report.n_unreadable) == (6, 3, 1)
+    assert report.problems == [f"usdm_btcusdt_20240808.gz:4: id {before} does not rise, {before} was there before"]
+    (reject,) = map(json.loads, (tmp_path / "day.rejects.ndjson").read_bytes().splitlines())
+    assert reject["text"] == line.decode()
 
 
 def test_coin_margined_contracts_have_a_venue_of_their_own(tmp_path: Path) -> None:
@@ -343,9 +354,11 @@ def test_bad_lean_lines_are_counted_and_named(tmp_path: Path) -> None:
         good + ",1",
         "x" + good,
     ]
-    day, report = import_lean([lean_zip(tmp_path, "\n".join([good, *bad, good, ""]))], tmp_path / "day")
+    terms = Terms(max_rejects=0.9)
+    day, report = import_lean([lean_zip(tmp_path, "\n".join([good, *bad, good, ""]))], tmp_path / "day", terms=terms)
     assert (day.rows, report.n_records, report.n_unreadable) == (2, 2, len(bad))
-    assert [problem.split(":")[1] for problem in report.problems] == [str(n) for n in range(2, len(bad) + 2)]
+    rejects = [json.loads(line) for line in (tmp_path / "day.rejects.ndjson").read_text().splitlines()]
+    assert [(reject["line"], reject["text"]) for reject in rejects] == list(enumerate(bad, 2))
 
 
 # -- importers on real captures ----------------------------------------------------------------------------------------

@@ -8,8 +8,6 @@ quote conditions and the mark of suspicion have no place in a tick and are left 
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -24,9 +22,10 @@ from models.errors import InvalidInstrument
 from models.market.instruments import Instrument, validate
 from models.market.tick import TICK, Action, Flag, Kind, Side, TickArray
 from streams.days.day import Day
-from streams.days.importers.source import ImportReport, Progress, day_name, write_day
+from streams.days.importers.report import ImportReport, Terms
+from streams.days.importers.source import write_day
+from streams.days.importers.text import TextFile
 
-BLOCK_BYTES = 4 << 20
 _PRICE_SCALE = 10**5  # prices come x 10,000, mantissas are at exponent -9
 _SIZE_SCALE = 10**9
 _DAY_MS = 86_400_000
@@ -72,9 +71,9 @@ class TickFile:
     """
 
     def __init__(self, path: Path, letters: VenueLetters, report: ImportReport) -> None:
-        self.path, self._letters, self._report = path, letters, report
-        with zipfile.ZipFile(path) as archive:
-            self.member = archive.namelist()[0]
+        self.paths, self._letters, self._report = (path,), letters, report
+        self._text = TextFile(path, report)
+        self.member = self._text.name
         match = _CSV.fullmatch(self.member.lower())
         if match is None:
             form = "<yyyymmdd>_<symbol>_{Trade,Quote}_Tick.csv"
@@ -84,21 +83,9 @@ class TickFile:
         midnight = datetime.strptime(match[1], "%Y%m%d").replace(tzinfo=ZoneInfo("America/New_York"))
         self._midnight_ns = int(midnight.timestamp()) * 10**9
 
-    def chunks(self, progress: Callable[[int], None]) -> Iterator[TickArray]:
-        line, held = 1, b""
-        with self.path.open("rb") as raw, zipfile.ZipFile(raw) as archive, archive.open(self.member) as stream:
-            try:
-                while block := stream.read(BLOCK_BYTES):
-                    whole, newline, held = (held + block).rpartition(b"\n")
-                    if newline:
-                        yield self._block(line, whole)
-                        line += whole.count(b"\n") + 1
-                    progress(raw.tell())
-            except (EOFError, zipfile.BadZipFile, zlib.error) as exc:
-                self._report.refuse(self.member, line, f"the compressed data is damaged: {exc}")
-                return
-        if held:
-            yield self._block(line, held)
+    def chunks(self, progress: Callable[[int], None], block_bytes: int) -> Iterator[TickArray]:
+        for line, text in self._text.blocks(progress, block_bytes):
+            yield self._block(line, text)
 
     def _block(self, line: int, text: bytes) -> TickArray:
         """Rows of whole lines, of which the first is number `line`."""
@@ -110,7 +97,7 @@ class TickFile:
                 if _LINE[self._type].fullmatch(candidate) and int(candidate.partition(b",")[0]) < _DAY_MS:
                     good.append(candidate)
                 else:
-                    self._report.refuse(self.member, number, f"not a {self._type}: {candidate[:60]!r}")
+                    self._report.refuse(self.member, number, f"not a {self._type}", candidate)
             if not good:
                 return np.empty(0, TICK)
             columns, ids = self._parse(b"\n".join(good))
@@ -172,24 +159,22 @@ def _quotes(columns: Columns, at: NDArray[np.int64], ids: NDArray[np.int32]) -> 
     return rows
 
 
-def import_lean(
-    sources: Sequence[Path], out: Path, *, name: str | None = None, progress: Progress | None = None
-) -> tuple[Day, ImportReport]:
+def import_lean(sources: Sequence[Path], out: Path, *, terms: Terms | None = None) -> tuple[Day, ImportReport]:
     """Make a day of zip files; their order does not matter.
 
     Raises:
         InvalidInstrument: a CSV's name does not say what it holds.
-        FileExistsError: there is something at `out`.
+        FileExistsError, TooManyRejects, UnreadableSource: see `write_day`.
     """
-    letters, report = VenueLetters(), ImportReport()
+    letters, report = VenueLetters(), ImportReport.beside(out, terms)
     # by the CSV's name: the zip files of all symbols have the same names
     files = sorted((TickFile(path, letters, report) for path in sources), key=lambda file: file.member)
     day = write_day(
         files,
         out,
         importer="lean",
-        name=name or day_name("lean", [file.date for file in files]),
+        dates=[file.date for file in files],
         instruments=letters.instruments,
-        progress=progress,
+        report=report,
     )
     return day, report

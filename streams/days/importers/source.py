@@ -1,46 +1,35 @@
-"""What all importers share: files as sources of rows, the account of lines that could not be read, writing the day."""
+"""What all importers share: files as sources of rows, and a day made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from models.errors import UnreadableSource
 from models.market.instruments import Instrument
 from models.market.tick import TickArray
 from streams.days.day import Day, DayWriter
+from streams.days.importers.report import ImportReport
 from streams.days.manifest import Origin, file_entry
 from streams.days.merge import merge
 
-N_LISTED = 100
-Progress = Callable[[int, int], None]  # bytes of the source files: done, in all
-
-
-@dataclass
-class ImportReport:
-    """Counts of one import. `n_records` are the source's records that were read: Binance frames, LEAN lines.
-
-    `problems` has `file:line: reason` of the first hundred that were not.
-    """
-
-    n_records: int = 0
-    n_unreadable: int = 0
-    problems: list[str] = field(default_factory=list)
-
-    def refuse(self, file: str, line: int, reason: str) -> None:
-        self.n_unreadable += 1
-        if len(self.problems) < N_LISTED:
-            self.problems.append(f"{file}:{line}: {reason}")
+MAX_SOURCES = 200  # each is an open file, and the rows of a block or of its largest event in memory
+_BLOCKS_BYTES = 8 << 20  # of all sources together; with its rows and copies a block takes ten times its bytes
+_BLOCK_BYTES = 1 << 20
 
 
 class Source(Protocol):
-    """One file: rows in its own order, cut at ends of events; `progress` hears how many of its bytes are read."""
+    """One file, or files that belong together: rows in their own order, cut at ends of events.
 
-    path: Path
+    `progress` hears how many of the files' bytes are read, `block_bytes` is about what a chunk may be made of.
+    """
 
-    def chunks(self, progress: Callable[[int], None]) -> Iterator[TickArray]: ...
+    @property
+    def paths(self) -> tuple[Path, ...]: ...
+
+    def chunks(self, progress: Callable[[int], None], block_bytes: int) -> Iterator[TickArray]: ...
 
 
 def write_day(
@@ -48,28 +37,52 @@ def write_day(
     out: Path,
     *,
     importer: str,
-    name: str,
+    dates: Sequence[str],
     instruments: Sequence[Instrument],
-    progress: Progress | None,
+    report: ImportReport,
+    options: Mapping[str, str] | None = None,
 ) -> Day:
     """Merge the sources by time of receipt into a day at `out`; `instruments` may grow while they are read.
 
+    Args:
+        dates: of the sources, for the day's name.
+        options: what the user said about the sources, kept in the manifest.
+
     Raises:
         FileExistsError: there is something at `out`.
+        TooManyRejects: more is unreadable than the report's terms allow.
+        UnreadableSource: a file is damaged, there are too many of them, or all together make no row.
     """
-    read, total = [0] * len(sources), sum(source.path.stat().st_size for source in sources)
+    if not 0 < len(sources) <= MAX_SOURCES:
+        raise UnreadableSource(f"{len(sources)} files; an import takes 1 to {MAX_SOURCES}: make several days of them")
+    paths = list(dict.fromkeys(path for source in sources for path in source.paths))
+    read, total = [0] * len(sources), sum(path.stat().st_size for path in paths)
+    progress = report.terms.progress
+    block_bytes = min(_BLOCK_BYTES, _BLOCKS_BYTES // len(sources))
 
     def hear(index: int, n_bytes: int) -> None:
         read[index] = n_bytes
         if progress:
             progress(sum(read), total)
 
-    origin = Origin(importer=importer, sources=tuple(file_entry(source.path) for source in sources))
-    with DayWriter(out, name=name, origin=origin) as writer:
-        chunks = [source.chunks(partial(hear, index)) for index, source in enumerate(sources)]
-        for rows in merge(chunks):
-            writer.append(rows)
-        return writer.finish(instruments)
+    def watched(index: int, source: Source) -> Iterator[TickArray]:
+        for rows in source.chunks(partial(hear, index), block_bytes):
+            report.check()
+            yield rows
+
+    entries = tuple(map(file_entry, paths))
+    origin = Origin(importer=importer, sources=entries, options=dict(options or {}))
+    try:
+        name = report.terms.name or day_name(importer, dates)
+        with DayWriter(out, name=name, origin=origin) as writer:
+            for rows in merge([watched(index, source) for index, source in enumerate(sources)]):
+                writer.append(rows)
+            report.check(ended=True)
+            if not writer.rows:
+                raise UnreadableSource(f"no rows in {', '.join(entry.name for entry in entries[:3])}: nothing to make")
+            return writer.finish(instruments)
+    finally:
+        report.close()
 
 
 def day_name(importer: str, dates: Sequence[str]) -> str:
