@@ -10,6 +10,7 @@ import click
 SCENARIOS = {
     "worker": "CPU of the worker per tick, out of a full log.",
     "latency": "From publishing a tick to another process's memory, paced.",
+    "peers": "Ticks per CPU second against Quix Streams and Bytewax.",
 }
 
 
