@@ -22,12 +22,14 @@ from aiokafka.errors import (
 from models.market.digest import digest
 from models.market.final import finals
 from models.market.partition import MarketPartition
+from streams.kafka.admin import connected
 from streams.kafka.clients import start_consumer, stop_client
 from streams.settings import Settings
 
 STATEFUL_STEPS = ("peer.last", "peer.market")
 _INPUT_STEP = "peer.log"
 _SEPARATOR = b"|"
+_CHANGELOG = "changelog__"  # what Quix puts before a consumer group, whose name begins with the run's prefix
 
 LastLines = dict[str, dict[str, Any]]  # instrument -> "trade" or "quote" -> the JSON tick, read
 
@@ -47,7 +49,7 @@ async def quix_state(settings: Settings, group: str, topic: str) -> list[dict[by
     Raises:
         ServiceUnavailable: no broker answers, or there is no changelog.
     """
-    changelog = f"changelog__{group}--{topic}--default"
+    changelog = f"{_CHANGELOG}{group}--{topic}--default"
     consumer = await start_consumer(settings.kafka, changelog, range(settings.kafka.partitions))
     found: list[dict[bytes, bytes]] = []
     try:
@@ -62,6 +64,14 @@ async def quix_state(settings: Settings, group: str, topic: str) -> list[dict[by
     finally:
         await stop_client(consumer)
     return found
+
+
+async def forget_changelogs(settings: Settings) -> None:
+    """Delete what Quix applications of this run have left beside the run's own topics. Raises: ServiceUnavailable."""
+    async with connected(settings.kafka) as client:
+        theirs = _CHANGELOG + settings.topics.prefix
+        if names := [name for name in await client.list_topics() if name.startswith(theirs)]:
+            await client.delete_topics(names)
 
 
 def quix_last(state: Iterable[Mapping[bytes, bytes]]) -> LastLines:

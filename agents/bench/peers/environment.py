@@ -46,13 +46,20 @@ def peers_python(cache_dir: Path, progress: Progress) -> Path:
             raise ServiceSetupError(f"{cache_dir} cannot be written: {exc}; set services.cache_dir") from exc
         try:
             _install(scratch / "peers", progress)
-            # of two that install at once the first one's rename wins; environments may be moved as long as only
-            # `bin/python` is used
-            if not folder.is_dir():
-                (scratch / "peers").rename(folder)
+            # An environment may be moved as long as only `bin/python` is used. Of two that are installed at once the
+            # first stays, both are equal.
+            _move(scratch / "peers", folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return folder / "bin" / "python"
+
+
+def _move(made: Path, folder: Path) -> None:
+    try:
+        made.rename(folder)
+    except OSError as exc:
+        if not folder.is_dir():
+            raise ServiceSetupError(f"{folder} cannot be made: {exc}; set services.cache_dir") from exc
 
 
 def _install(folder: Path, progress: Progress) -> None:

@@ -90,6 +90,7 @@ async def measure_peer(site: BenchSite, load: Load, job: str, python: Path) -> F
             return await _on_frames(site, settings, load, job, python)
         return await _on_records(site, settings, load, job, python)
     finally:
+        await durable.forget_changelogs(settings)
         await forget_run(settings)
 
 

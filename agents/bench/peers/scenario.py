@@ -123,7 +123,7 @@ def ready_python(cache_dir: Path, console: Console) -> Path:
 
 @click.command()
 @click.option("--instruments", type=click.IntRange(1, 1_000_000), default=10_000, show_default=True)
-@click.option("--record-ticks", type=click.IntRange(min=1), default=500_000, show_default=True, help="Rows as JSON.")
+@click.option("--record-ticks", type=click.IntRange(min=1), default=1_200_000, show_default=True, help="Rows as JSON.")
 @click.option("--frames-ticks", type=click.IntRange(min=1), default=5_000_000, show_default=True, help="As frames.")
 @click.option("--frame-ticks", type=click.IntRange(2, 4096), default=4096, show_default=True, help="Most of a frame.")
 @click.option(
