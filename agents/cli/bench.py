@@ -15,6 +15,7 @@ SCENARIOS = {
     "recovery": "Seconds from `kill -9` of the worker until its successor serves.",
     "handover": "Seconds until another worker serves: after `kill -9`, after SIGTERM.",
     "soak": "Memory and event loop of a worker at full speed for long.",
+    "peers": "Ticks per CPU second against Quix Streams and Bytewax.",
 }
 
 
