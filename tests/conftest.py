@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from models.errors import DeadlineExceeded
 from streams.services.ports import free_ports
@@ -25,6 +26,10 @@ from tests.sites import Site, choose_site, forget_keys, forget_topics
 
 ROOT = Path(__file__).resolve().parents[1]
 _POLL_S = 0.01
+
+# The first example of a test may wait for a compiled kernel, and machines are shared.
+hypothesis_settings.register_profile("marketprism", deadline=None)
+hypothesis_settings.load_profile("marketprism")
 
 T = TypeVar("T")
 _site_key = pytest.StashKey[Site]()
