@@ -31,7 +31,7 @@ from streams.topics import TOPICS, Topic
 _FRAME_TICKS = 4096
 _BATCH_TICKS = 1 << 17
 _BATCHES = 16
-_AHEAD = 8  # batches that the log is ahead of the worker, so that it always finds some
+_AHEAD = 32  # batches that the log is ahead of the worker: more than one fetch brings, so it always finds some
 _SAMPLE_S = 1.0
 _WARM_UP = 0.2  # of the time
 _WINDOW = 0.25  # of what follows the warm-up: its first and its last quarter are compared
@@ -71,7 +71,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class SoakScenario:
-    """A worker finds its log full for `minutes`: the producer stays ahead of it by about a million ticks.
+    """A worker finds its log full for `minutes`: the producer stays ahead of it by about four million ticks.
 
     The log is bounded by bytes, so that the disk does not fill. Memory is compared by medians over the first and the
     last quarter of what follows a warm-up of a fifth of the time.

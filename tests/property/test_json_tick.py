@@ -16,13 +16,13 @@ from models.errors import TickRefused
 from models.market.decimals import decimal_text
 from models.market.facets import BAR_INTERVALS_S
 from models.market.fixed_point import BAD_NUMBER, MAX, OK, OUT_OF_RANGE, mantissa, mantissas
-from models.market.instruments import Instrument
 from models.market.json_text import to_json
-from models.market.json_tick import MAX_ROWS, Batch, parse_batch
+from models.market.json_tick import MAX_ROWS, Batch
 from models.market.registry import InstrumentRegistry
 from models.market.tick import TICK, Flag
+from tests.roads import NOW, check_roads, known, parse_all
 
-NOW = 1_760_000_000_000_000_000
+VENUES, MARKET_TYPES, SYMBOLS = ("binance", "okx"), ("spot", "perpetual"), ("BTC-USDT", "ETH-USDT")
 REASONS = {
     *("bad_json", "missing_field", "bad_number", "out_of_range", "bad_time"),
     *("unknown_type", "bad_market", "bad_symbol", "too_large"),
@@ -41,9 +41,9 @@ PAST_MS = st.integers(0, NOW // 10**6)
 def _tick(data_type: str, needed: dict[str, Any], optional: dict[str, Any] | None = None) -> st.SearchStrategy[Any]:
     return st.fixed_dictionaries(
         {
-            "exchange": st.sampled_from(["binance", "okx"]),
-            "market_type": st.sampled_from(["spot", "perpetual"]),
-            "symbol": st.sampled_from(["BTC-USDT", "ETH-USDT"]),
+            "exchange": st.sampled_from(VENUES),
+            "market_type": st.sampled_from(MARKET_TYPES),
+            "symbol": st.sampled_from(SYMBOLS),
             "data_type": st.just(data_type),
             "ts_ms": st.integers(NOW // 10**6 - 10**6, NOW // 10**6),
             **needed,
@@ -100,19 +100,7 @@ JSON = st.recursive(
 )
 
 
-def _known() -> InstrumentRegistry:
-    """All instruments of TICKS with nine decimals, whatever their first price is."""
-    registry = InstrumentRegistry()
-    for venue in ("binance", "okx"):
-        for market_type in ("spot", "perpetual"):
-            for symbol in ("BTC-USDT", "ETH-USDT"):
-                registry.add(Instrument(venue, market_type, symbol))
-    return registry
-
-
-def _parse(records: list[bytes], registry: InstrumentRegistry) -> Batch:
-    n = len(records)
-    return parse_batch(records, received_ns=[NOW] * n, positions=np.arange(1, n + 1) * MAX_ROWS, registry=registry)
+TEXTS = [f"{venue}.{kind}.{symbol}" for venue in VENUES for kind in MARKET_TYPES for symbol in SYMBOLS]
 
 
 def _check(batch: Batch, n_records: int) -> None:
@@ -161,13 +149,13 @@ def test_shortest_decimal_gives_its_mantissa_back(value: int, exponent: int) -> 
 
 @given(st.lists(TICKS, max_size=8))
 def test_valid_tick_survives_rows_and_back(records: list[dict[str, Any]]) -> None:
-    registry = _known()
-    batch = _parse([msgspec.json.encode(record) for record in records], registry)
+    registry = known(*TEXTS)
+    batch = parse_all([msgspec.json.encode(record) for record in records], registry)
     assert batch.refused == []
     _check(batch, len(records))
     events = np.split(batch.ticks, np.flatnonzero(batch.ticks["flags"] & Flag.LAST)[:-1] + 1) if records else []
     written = [to_json(event, registry.instruments[event["instrument_id"][0]]) for event in events]
-    again = _parse(written, registry)
+    again = parse_all(written, registry)
     assert again.refused == []
     for name in TICK.names or ():
         assert again.ticks[name].tolist() == batch.ticks[name].tolist(), name
@@ -177,9 +165,9 @@ def test_valid_tick_survives_rows_and_back(records: list[dict[str, Any]]) -> Non
 def test_batch_gives_what_its_records_give_alone(records: list[dict[str, Any]], data: st.DataObject) -> None:
     lines = [msgspec.json.encode(record | data.draw(_spoilt(record))) for record in records]
     registry, alone = InstrumentRegistry(), InstrumentRegistry()
-    batch = _parse(lines, registry)
+    batch = parse_all(lines, registry)
     _check(batch, len(lines))
-    singles = [_parse([line], alone) for line in lines]
+    singles = [parse_all([line], alone) for line in lines]
     assert np.concatenate([single.ticks["price"] for single in singles]).tolist() == batch.ticks["price"].tolist()
     assert [r.reason for single in singles for r in single.refused] == [r.reason for r in batch.refused]
     assert registry.instruments == alone.instruments == batch.defined
@@ -192,7 +180,7 @@ def _spoilt(record: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
 
 @given(st.lists(st.binary(max_size=60) | JSON.map(msgspec.json.encode), max_size=5))
 def test_any_bytes_are_refused_with_a_reason(records: list[bytes]) -> None:
-    _check(_parse(records, InstrumentRegistry()), len(records))
+    _check(parse_all(records, InstrumentRegistry()), len(records))
 
 
 @given(TICKS, st.data())
@@ -200,20 +188,20 @@ def test_tick_with_a_byte_changed_never_raises(record: dict[str, Any], data: st.
     line = bytearray(msgspec.json.encode(record))
     for _ in range(data.draw(st.integers(1, 3))):
         line[data.draw(st.integers(0, len(line) - 1))] = data.draw(st.integers(0, 255))
-    _check(_parse([bytes(line), msgspec.json.encode(record)], _known()), 2)
+    _check(parse_all([bytes(line), msgspec.json.encode(record)], known(*TEXTS)), 2)
 
 
 @given(TICKS, st.data())
 def test_tick_cut_short_is_bad_json(record: dict[str, Any], data: st.DataObject) -> None:
     line = msgspec.json.encode(record)
-    batch = _parse([line[: data.draw(st.integers(0, len(line) - 1))]], _known())
+    batch = parse_all([line[: data.draw(st.integers(0, len(line) - 1))]], known(*TEXTS))
     assert [refusal.reason for refusal in batch.refused] == ["bad_json"]
 
 
 @given(st.lists(TICKS, min_size=1, max_size=6), st.data())
 def test_compiled_road_gives_what_the_typed_decoder_gives(records: list[dict[str, Any]], data: st.DataObject) -> None:
     lines = [msgspec.json.encode(record | data.draw(_spoilt(record))) for record in records]
-    _check_roads(lines)
+    check_roads(lines, *TEXTS)
 
 
 @given(TICKS, st.data())
@@ -223,7 +211,7 @@ def test_both_roads_judge_a_tick_with_bytes_changed_alike(record: dict[str, Any]
         line[data.draw(st.integers(0, len(line) - 1))] = data.draw(
             st.sampled_from(b' \t\n\r"\\{}[],:.-+0129aeltu\x00\x7f\xff')
         )
-    _check_roads([bytes(line)])
+    check_roads([bytes(line)], *TEXTS)
 
 
 @given(st.lists(TICKS, min_size=1, max_size=4), st.data())
@@ -237,16 +225,4 @@ def test_both_roads_read_fields_in_any_order_and_form(records: list[dict[str, An
         lines.append(
             (f"{data.draw(BLANKS)}{{" + ",".join(pairs) + f"{data.draw(BLANKS)}}}{data.draw(BLANKS)}").encode()
         )
-    _check_roads(lines)
-
-
-def _check_roads(lines: list[bytes]) -> None:
-    """A nested field, which nothing reads, sends a record to the typed decoder; nothing else may change by it."""
-    nested = [line.replace(b"{", b'{"nested":[],', 1) for line in lines]
-    batch, typed = _parse(lines, _known()), _parse(nested, _known())
-    assert batch.ticks.tobytes() == typed.ticks.tobytes()
-    told, said = ([(refusal.record, refusal.reason) for refusal in b.refused] for b in (batch, typed))
-    # `{"nested":[],}` is no JSON where `{}` is
-    for (record, reason), (other, theirs) in zip(told, said, strict=True):
-        assert record == other
-        assert reason == theirs or b"{}" in lines[record].replace(b" ", b"")
+    check_roads(lines, *TEXTS)

@@ -11,11 +11,16 @@ import pytest
 
 from models.errors import TickRefused
 from models.market.instruments import Instrument
+from models.market.instruments import parse as parse_instrument
+from models.market.json_lines import Lines
 from models.market.json_refusals import MAX_BYTES
+from models.market.json_scan import InstrumentNames, scan
 from models.market.json_text import to_json
 from models.market.json_tick import DAY_NS, MAX_ROWS, parse, parse_batch
 from models.market.registry import InstrumentRegistry
 from models.market.tick import TICK, Action, Flag, Kind, Side, TickArray
+from tests.roads import NOW as HEARD
+from tests.roads import check_roads, known
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 WRITE_GOLDEN = "MARKETPRISM_WRITE_GOLDEN"  # set it to 1 to write the golden rows anew, then read the diff
@@ -425,3 +430,122 @@ def test_kinds_of_other_sources_have_no_json_form(kind: Kind) -> None:
 def test_quote_of_one_side_has_no_json_form() -> None:
     with pytest.raises(ValueError, match="both sides"):
         to_json(rows(QUOTE)[:1], Instrument("binance", "spot", "BTC-USDT"))
+
+
+PLAIN = msgspec.json.encode(TRADE)
+PLAIN_QUOTE = msgspec.json.encode({**QUOTE, "last_update_id": 7})
+OPTION = {**TRADE, "market_type": "options", "symbol": "BTC-USD-251226-1.5-C"}
+
+
+def with_fields(*more: bytes, of: bytes = PLAIN) -> bytes:
+    return of[:-1] + b"," + b",".join(more) + b"}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        PLAIN,
+        PLAIN_QUOTE,
+        msgspec.json.encode(OPTION),
+        with_fields(b'"note":"\xff"'),
+        with_fields(b'"note":"\xc3\xa9\x7f"'),
+        with_fields(b'"note":"a\x1f"'),
+        with_fields(b'"note":"\\ud800"'),
+        with_fields(b'"note":"\\q"'),
+        with_fields(b'"note":01'),
+        with_fields(b'"note":1.5e3'),
+        with_fields(b'"note":-1'),
+        with_fields(b'"note":nul'),
+        with_fields(b'"note":null,'),
+        with_fields(b'"price":"1"'),
+        with_fields(b'"price":null'),
+        with_fields(b'"trade_id":null'),
+        with_fields(b'"ts_ns":1'),
+        with_fields(b'"ts_ns":null'),
+        with_fields(b'"ts_ns":"1"'),
+        with_fields(b'"ts_ns":%d' % (HEARD + DAY_NS)),
+        with_fields(b'"ts_ns":%d' % (HEARD + DAY_NS + 1)),
+        with_fields(b'"collected_ts_ns":%d' % (HEARD + DAY_NS + 1)),
+        with_fields(b'"collected_ts_ns":5'),
+        with_fields(b'"bid_price":5'),
+        with_fields(b'"last_update_id":"x"'),
+        with_fields(b'"price":"1"', of=PLAIN_QUOTE),
+        with_fields(b'"side":"both"', of=PLAIN_QUOTE),
+        with_fields(b'"trade_id":5', of=PLAIN_QUOTE),
+        PLAIN.replace(b'"price"', b'"\\u0070rice"'),
+        PLAIN.replace(b'"trade"', b'"trad\\u0065"'),
+        PLAIN.replace(b'"trade"', b'"trades"'),
+        PLAIN.replace(b'"trade"', b'"liquidation"'),
+        PLAIN.replace(b'"buy"', b'"BUY"'),
+        PLAIN.replace(b'"buy"', b"1"),
+        PLAIN.replace(b'"buy"', b"null"),
+        PLAIN.replace(b'"0.25"', b'"-0.25"'),
+        PLAIN.replace(b'"0.25"', b"0.25"),
+        PLAIN.replace(b'"0.25"', b"25"),
+        PLAIN.replace(b'"0.25"', b'"2e1"'),
+        PLAIN.replace(b'"0.25"', b'"99999999999"'),
+        PLAIN.replace(b'"64000.5"', b'"-64000.50000000000000"'),
+        PLAIN.replace(b'"trade_id":"1"', b'"trade_id":"' + b"9" * 18 + b'"'),
+        PLAIN.replace(b'"trade_id":"1"', b'"trade_id":"' + b"9" * 19 + b'"'),
+        PLAIN.replace(b'"trade_id":"1"', b'"trade_id":"' + b"0" * 19 + b'1"'),
+        PLAIN.replace(b'"trade_id":"1"', b'"trade_id":"' + b"0" * 20 + b'1"'),
+        PLAIN.replace(b'"trade_id":"1"', b'"trade_id":' + b"9" * 19),
+        PLAIN.replace(b'"trade_id":"1"', b'"trade_id":"-5"'),
+        PLAIN.replace(b'"trade_id":"1"', b'"trade_id":"1a"'),
+        PLAIN.replace(b'"ts_ms":%d' % (NOW_MS - 5), b'"ts_ms":' + b"9" * 18),
+        PLAIN.replace(b'"ts_ms":%d' % (NOW_MS - 5), b'"ts_ms":' + b"9" * 13),
+        PLAIN.replace(b'"ts_ms":%d' % (NOW_MS - 5), b'"ts_ms":0'),
+        PLAIN.replace(b'"ts_ms":%d' % (NOW_MS - 5), b'"ts_ms":null'),
+        with_fields(b'"ts_ns":1').replace(b'"ts_ms":%d' % (NOW_MS - 5), b'"ts_ms":"1"'),
+        PLAIN.replace(b'"collected_ts_ms":%d' % (NOW_MS - 2), b'"collected_ts_ms":1'),
+        PLAIN.replace(b'"symbol":"BTC-USDT"', b'"symbol":"BTC-USDt"'),
+        PLAIN.replace(b'"symbol":"BTC-USDT"', b'"symbol":"spot.BTC-USDT"').replace(b'"binance"', b'""'),
+        # the text of a known instrument, cut elsewhere
+        PLAIN.replace(b'"spot"', b'"options.BTC-USD-251226-1"').replace(b'"BTC-USDT"', b'"5-C"'),
+        PLAIN.replace(b'"exchange":"binance","market_type":"spot"', b'"exchange":"binance.spot","market_type":""'),
+        PLAIN + b" \n",
+        b" \t" + PLAIN,
+        PLAIN + b"x",
+        PLAIN + PLAIN,
+        PLAIN[:-1],
+        PLAIN[:-1] + b",}",
+        PLAIN.replace(b":", b" :\r\n", 1),
+        b"{}",
+        b"{ }",
+        b"",
+        b"[]",
+        b'{"a":"b"}',
+        b'{"a"}',
+        b'{"":1}',
+    ],
+)  # fmt: skip
+def test_compiled_road_and_typed_decoder_judge_a_record_alike(line: bytes) -> None:
+    check_roads([line], "binance.spot.BTC-USDT", "binance.options.BTC-USD-251226-1.5-C")
+
+
+def test_plain_records_of_known_instruments_take_the_compiled_road() -> None:
+    lines = [PLAIN, PLAIN_QUOTE, msgspec.json.encode(OPTION), PLAIN.replace(b'"trade"', b'"liquidation"'),
+             PLAIN.replace(b",", b" , ").replace(b":", b" : ")]  # fmt: skip
+    registry = known("binance.spot.BTC-USDT", "binance.options.BTC-USD-251226-1.5-C")
+    names = InstrumentNames(registry)
+    assert scan(Lines.of(lines), np.full(len(lines), HEARD), names).left.tolist() == [0, 1, 2, 3, 4]
+    names.catch_up()
+    found = scan(Lines.of([*lines, msgspec.json.encode(DELTA)]), np.full(len(lines) + 1, HEARD), names)
+    assert found.left.tolist() == [5]
+    assert found.events["instrument"].tolist() == [0, 0, 1, 0, 0]
+
+
+def test_instruments_are_found_however_many_there_are() -> None:
+    texts = [f"venue{i % 7}.spot.C{i}-USDT" for i in range(3_000)]
+    registry = known(*texts[:10])
+    names = InstrumentNames(registry)
+    for text in texts[10:]:
+        names.catch_up()
+        registry.add(parse_instrument(text))
+    names.catch_up()
+    lines = [
+        msgspec.json.encode({**TRADE, "exchange": text.split(".")[0], "symbol": text.split(".")[2]}) for text in texts
+    ]
+    found = scan(Lines.of(lines), np.full(len(lines), HEARD), names)
+    assert found.left.tolist() == []
+    assert found.events["instrument"].tolist() == list(range(3_000))

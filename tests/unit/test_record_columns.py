@@ -124,6 +124,17 @@ async def test_control_batches_and_a_batch_that_was_cut_are_passed_over() -> Non
     assert len(taken(whole + cut[:30])[0]) == 300
 
 
+async def test_the_position_goes_to_the_end_of_a_batch_whose_last_records_were_removed() -> None:
+    raw = bytearray(batch(MANY, base=10))
+    struct.pack_into(">i", raw, 23, 400 - 1)  # last offset delta
+    struct.pack_into(">I", raw, 17, calc_crc32c(bytes(raw[21:])))
+    found = fetched(bytes(raw), 10)
+    columns = take_columns(found, TP)
+    assert columns is not None
+    assert len(columns) == 300
+    assert found._assignment.state_value(TP).position == 410
+
+
 async def test_what_was_fetched_before_a_seek_is_not_taken() -> None:
     found = fetched(batch(MANY, base=0))
     found._assignment.state_value(TP).seek(7)
