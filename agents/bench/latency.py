@@ -24,7 +24,7 @@ from models.market.digest import InstrumentFinal
 from models.market.facets import QUOTE, TRADE
 from models.market.fold import OfflineFold
 from models.market.instruments import partition_of
-from models.perf.latency import due_times, visible_latencies
+from models.perf.latency import as_live, due_times, visible_latencies
 from models.perf.ticks import SeededTicks
 from streams.days.served import wait_served
 from streams.kafka.admin import ensure_topics
@@ -105,10 +105,10 @@ class LatencyScenario:
                 async with ChildProcess("agents.bench.follower", settings, spec, log) as reader:
                     pids = {"worker": worker.pid, "producer": producer.pid, "reader": reader.pid, **site.pids()}
                     metrics, told, start_ns = await self._measure(settings, producer, reader, pids)
-            rows, finals = self._truth()
+            ids, finals = self._truth(start_ns)
             await check_served(settings, finals)
             check_memory(told, finals)
-            return metrics | self._latencies(settings, rows, start_ns, told["seen"])
+            return metrics | self._latencies(settings, ids, start_ns, told["seen"])
         finally:
             await forget_run(settings)
 
@@ -154,15 +154,16 @@ class LatencyScenario:
         }
         return metrics, told, start_ns
 
-    def _truth(self) -> tuple[NDArray[np.int32], list[InstrumentFinal]]:
+    def _truth(self, start_ns: int) -> tuple[NDArray[np.int32], list[InstrumentFinal]]:
         """The instrument of every paced tick, and how all instruments end."""
         source = SeededTicks(self.instruments, seed=self.seed)
         fold = OfflineFold([instrument.text for instrument in source.instruments])
         fold.update(source.opening())
-        ids = []
+        due_ns, ids = due_times(start_ns, self.rate, self.n_ticks), []
         for ticks in source.batches(self.n_ticks):
-            fold.update(ticks)
+            fold.update(as_live(ticks, due_ns[: len(ticks)]))
             ids.append(ticks["instrument_id"].copy())
+            due_ns = due_ns[len(ticks) :]
         return np.concatenate(ids), fold.finals()
 
     def _latencies(

@@ -8,18 +8,19 @@ import sys
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from agents.bench.child import hear_parent, tell_parent
 from agents.cli.output import run
 from models.market.tick import Flag, TickArray
-from models.perf.latency import due_times
+from models.perf.latency import as_live, due_times
 from models.perf.ticks import SeededTicks
 from streams.client.publisher import TickPublisher
 from streams.clock import now_ns
 from streams.settings import Settings, load_settings
 
 _STEP_S = 0.001  # what fell due since is handed to the publisher, as a venue's connection would
-_HEAD_START_NS = 50_000_000
+_HEAD_START_NS = 250_000_000  # the ticks get their times meanwhile
 
 
 async def produce(settings: Settings, *, instruments: int, seed: int, rate: int, ticks: int) -> None:
@@ -38,17 +39,18 @@ async def produce(settings: Settings, *, instruments: int, seed: int, rate: int,
         await hear_parent()
         start_ns = now_ns() + _HEAD_START_NS
         tell_parent(start_ns=start_ns)
-        late_ns = await _pace(publisher, rows, start_ns, rate)
+        due_ns = due_times(start_ns, rate, ticks)
+        late_ns = await _pace(publisher, as_live(rows, due_ns), due_ns, rate)
         await publisher.flush()
         late_ms = np.percentile(late_ns, [50, 99, 100]) / 1e6
         tell_parent(offsets=publisher.offsets, late_ms=late_ms.tolist())
         await hear_parent()
 
 
-async def _pace(publisher: TickPublisher, rows: TickArray, start_ns: int, rate: int) -> list[int]:
+async def _pace(publisher: TickPublisher, rows: TickArray, due_ns: NDArray[np.int64], rate: int) -> list[int]:
     """Hand over whole events once their last row is due; how late the first row of each step was, ns."""
     ends = np.append(0, np.flatnonzero(rows["flags"] & np.uint8(Flag.LAST)) + 1)
-    due_ns = due_times(start_ns, rate, len(rows))
+    start_ns = int(due_ns[0])
     late_ns: list[int] = []
     sent = 0
     while sent < len(rows):

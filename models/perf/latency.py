@@ -11,12 +11,26 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from models.market.tick import TickArray
+
 NS_A_SECOND = 1_000_000_000
+NS_A_MS = 1_000_000
 
 
 def due_times(start_ns: int, rate: int, n_ticks: int) -> NDArray[np.int64]:
     """int64[n_ticks], UTC ns: the i-th tick (from 0) is due at `start_ns + i / rate` seconds."""
     return start_ns + np.arange(n_ticks, dtype=np.int64) * NS_A_SECOND // rate
+
+
+def as_live(ticks: TickArray, due_ns: NDArray[np.int64]) -> TickArray:
+    """The same ticks, heard when they are due; a venue's time keeps its distance, in whole milliseconds.
+
+    A publisher on the wire moves watermarks by its clock, and invented times that fell behind it would be late.
+    """
+    live = ticks.copy()
+    live["ts_recv"] = due_ns
+    live["ts_event"] = (due_ns - (ticks["ts_recv"] - ticks["ts_event"])) // NS_A_MS * NS_A_MS
+    return live
 
 
 def visible_latencies(

@@ -10,13 +10,25 @@ from agents.bench.latency import as_read, check_memory
 from models.errors import MarketPrismError
 from models.market.fold import OfflineFold
 from models.perf.histogram import Histogram
-from models.perf.latency import due_times, visible_latencies
+from models.perf.latency import as_live, due_times, visible_latencies
 from models.perf.ticks import SeededTicks
 
 
 def test_ticks_are_due_at_their_place_in_time_without_drift() -> None:
     due = due_times(100, 3, 7)
     assert due.tolist() == [100 + i * 10**9 // 3 for i in range(7)]
+
+
+def test_live_ticks_are_heard_when_they_are_due_and_rise_without_a_late_one() -> None:
+    ticks = np.concatenate(list(SeededTicks(20).batches(500)))
+    before = ticks.copy()
+    live = as_live(ticks, due := due_times(10**18, 50_000, 500))
+    assert np.array_equal(ticks, before)
+    assert np.array_equal(live["ts_recv"], due)
+    assert (live["ts_event"] % 1_000_000 == 0).all()
+    lag = (live["ts_recv"] - live["ts_event"]) - (ticks["ts_recv"] - ticks["ts_event"])
+    assert ((lag >= 0) & (lag < 1_000_000)).all()
+    assert np.array_equal(live["price"], ticks["price"])
 
 
 def test_every_tick_counts_from_its_own_due_time() -> None:
