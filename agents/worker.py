@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-import psutil
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
@@ -20,6 +19,7 @@ from agents.persist import PersistAgent
 from models.cache.version import offset_of
 from models.market.warm import compile_kernels
 from streams import metrics
+from streams.age import process_age_s
 from streams.cache.coherence import Coherence
 from streams.cache.connect import connect_redis
 from streams.cache.redis import PartitionWriter
@@ -161,7 +161,7 @@ class Worker:
     def _pass(self, step: str) -> None:
         """Note when a step of the first start had been done, in seconds since the process began."""
         if step not in self._passed:
-            self._passed[step] = round(time.time() - psutil.Process().create_time(), 3)
+            self._passed[step] = round(process_age_s(), 3)
 
     @property
     def _failure_set(self) -> bool:
