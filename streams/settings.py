@@ -78,7 +78,7 @@ class WorkerSettings:
     commit_interval_s: Annotated[float, Meta(ge=0.05, le=60, description="seconds, 0.05..60")] = 1.0
     session_timeout_s: Annotated[float, Meta(ge=2, le=300, description="seconds, 2..300")] = 6.0
     # rows that one invalidation carries, so that readers need not read them back; 0 = none
-    invalidation_rows: Annotated[int, Meta(ge=0, le=65_536, description="rows, 0..65536")] = 4096
+    invalidation_rows: Annotated[int, Meta(ge=0, le=65_536, description="rows, 0..65536")] = 16_384
     instance_id: OptionalName = ""  # static membership: a restart under the same name skips the rebalance
 
 

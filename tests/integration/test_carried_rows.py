@@ -156,7 +156,7 @@ async def test_a_watch_is_given_carried_rows(cache: MarketCache, told: Told, wai
     assert bids == ["100", "200", "300"]
 
 
-@pytest.mark.parametrize("carried", [4096, 0])
+@pytest.mark.parametrize("carried", [16_384, 0])
 async def test_a_worker_sends_the_rows_that_it_writes_to_redis(
     settings: Settings, tmp_path: Path, wait_until: WaitUntil, carried: int
 ) -> None:
