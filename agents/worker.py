@@ -104,6 +104,7 @@ class Worker:
         self.app.on_partitions_assigned.connect(self._assigned)
         self.app.finalize()
         discard_foreign_store(self.app, await self._changelog_id())
+        self.table.data.on_failure = self._fail
         await compiling
         await self.app.start()
         self._tasks = [asyncio.create_task(self._heartbeats()), asyncio.create_task(self._watch_app())]
@@ -226,6 +227,7 @@ class Worker:
     def _fail(self, exc: BaseException) -> None:
         if self._failure is not None and not self._failure.done():
             event(log, "worker_failed", level=logging.ERROR, exc_info=True, detail=str(exc))
+            self.rounds.forget()  # Faust commits when it stops: a worker that failed, or was fenced, commits nothing
             self._failure.set_result(exc)
 
     async def _watch_app(self) -> None:
