@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import rocksdict
 
@@ -22,7 +23,7 @@ from streams.log import event
 log = logging.getLogger(__name__)
 
 DAMAGED = ".damaged"  # the newest damaged folder of a partition is kept under this ending, for people
-_LOG_NEEDED = re.compile(r"\blog_number is (\d+),")
+_FROM_MANIFEST = re.compile(r"Recovered from manifest .*last_sequence is (\d+), log_number is (\d+),")
 
 
 def scan(db: rocksdict.Rdict) -> Iterator[tuple[bytes, bytes]]:
@@ -47,12 +48,11 @@ def open_checked(path: Path, open_: Callable[[Path], rocksdict.Rdict]) -> rocksd
         CorruptStore: it is damaged. The folder is closed and may be moved.
         DiskFull: there is no room to open it.
     """
-    logs = {int(file.stem) for file in path.glob("*.log")} if path.exists() else None
+    before = _Files.in_(path)  # RocksDB deletes those that it knows nothing of
     with store_errors(path):
         db = open_(path)
     try:
-        if logs is not None:
-            _check_logs(path, logs)
+        before.check(path, known_tables={int(Path(file["name"]).stem) for file in db.live_files()})
         for _ in scan(db):
             pass
     except CorruptStore:
@@ -94,12 +94,41 @@ def store_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def _check_logs(path: Path, logs: set[int]) -> None:
-    """The oldest write-ahead log that the MANIFEST needs was there: else it lost the tables that made it superfluous.
+class _Files(NamedTuple):
+    """What lay in a folder before it was opened, by the numbers in the files' names.
 
-    RocksDB says in its LOG which one that is; nothing in its interface does.
+    RocksDB says in its LOG what it took from the MANIFEST; nothing in its interface does.
+
+    Attributes:
+        logs: sequence number of the first write in each write-ahead log, None where it has none.
     """
-    found = _LOG_NEEDED.findall((path / "LOG").read_text(errors="replace"))
-    needed = int(found[-1]) if found else 0
-    if needed and needed not in logs:
-        raise CorruptStore(f"{path}: the MANIFEST needs {needed:06d}.log, which is not there: it was cut")
+
+    tables: set[int]
+    logs: dict[int, int | None]
+
+    @classmethod
+    def in_(cls, path: Path) -> Self:
+        tables = {int(file.stem) for file in path.glob("*.sst")}
+        return cls(tables, {int(file.stem): _first_sequence(file) for file in sorted(path.glob("*.log"))})
+
+    def check(self, path: Path, known_tables: set[int]) -> None:
+        """Raises: CorruptStore when the MANIFEST lost its end, or a log was lost before the one that was applied."""
+        if (found := _FROM_MANIFEST.search((path / "LOG").read_text(errors="replace"))) is None:
+            return  # a new store
+        last_sequence, needed = int(found[1]), int(found[2])
+        # A cut MANIFEST asks for a log that went when its rows became a table, and does not know this table any more.
+        if needed not in self.logs and (lost := [n for n in self.tables - known_tables if n >= needed]):
+            raise CorruptStore(f"{path}: the MANIFEST was cut: it misses {needed:06d}.log and {lost[0]:06d}.sst")
+        firsts = [first for number, first in self.logs.items() if number >= needed and first is not None]
+        if firsts and firsts[0] > last_sequence + 1:
+            raise CorruptStore(f"{path}: a log was lost: writes from {last_sequence + 1} on to {firsts[0]} are missing")
+
+
+def _first_sequence(file: Path) -> int | None:
+    """A log's first record is a header of 7 bytes and a batch, which begins with its sequence number.
+
+    Source: RocksDB wiki, Write Ahead Log File Format; record types 1 (whole) and 2 (first part).
+    """
+    with file.open("rb") as log_file:
+        start = log_file.read(15)
+    return int.from_bytes(start[7:15], "little") if len(start) == 15 and start[6] in {1, 2} else None

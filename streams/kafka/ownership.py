@@ -146,7 +146,7 @@ class Ownership:
             metrics.CHANGELOG_RECORDS.inc(len(sent.records))
             metrics.CHANGELOG_BYTES.inc(sent.n_bytes)
             if alone:
-                return
+                return await self._table.checkpoint(number)
             # A former owner's pages lie above ours: compaction would keep those, and recovery pass over them (rule 1).
             event(log, "pages_written_again", level=logging.WARNING, partition=number, token=owned.token)
             async with self.lock:

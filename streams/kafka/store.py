@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,11 @@ from faust.types import TP
 
 from models.errors import CorruptStore
 from models.market import pages
+from streams.kafka.checkpoint import Checkpoints
 from streams.kafka.disk import close, open_checked, set_aside, store_errors
+from streams.log import event
+
+log = logging.getLogger(__name__)
 
 NEWEST_TOKEN = b"__marketprism\0token__"
 REWRITE = b"__marketprism\0rewrite__"  # there: all pages must be written again before anything is committed
@@ -28,6 +33,7 @@ class FencedStore(Store):  # type: ignore[misc]
     """RocksDB of one table; recovery passes over records of owners that had lost the partition (protocol rule 1).
 
     Attributes:
+        checkpoints: where a partition whose folder is lost or damaged begins, if there are any.
         replayed: changelog records that recoveries applied since the process started.
         on_failure: told what a recovery met; Faust itself logs a warning and waits without end.
     """
@@ -35,6 +41,7 @@ class FencedStore(Store):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.replayed = 0
+        self.checkpoints: Checkpoints | None = None
         self.on_failure: Callable[[BaseException], None] = lambda exc: None
 
     def db(self, partition: int) -> rocksdict.Rdict:
@@ -58,8 +65,8 @@ class FencedStore(Store):  # type: ignore[misc]
         self, batch: Iterable[Any], to_key: Callable[..., Any], to_value: Callable[..., Any]
     ) -> None:
         by_partition: dict[int, list[Any]] = {}
-        for event in batch:
-            by_partition.setdefault(event.message.partition, []).append(event.message)
+        for changed in batch:
+            by_partition.setdefault(changed.message.partition, []).append(changed.message)
         try:
             for partition, messages in by_partition.items():
                 self.apply(partition, messages)
@@ -91,10 +98,13 @@ class FencedStore(Store):  # type: ignore[misc]
         self.replayed += len(records)
 
     def rebuild(self, partition: int, reason: object) -> None:
-        """Set the partition's folder aside and begin with an empty one; the changelog has everything."""
+        """Set the partition's folder aside and begin with an empty one; the changelog has everything.
+
+        No checkpoint: it may hold the very page that cannot be read.
+        """
         self._close(partition)
         set_aside(self.folder(partition), reason)
-        self.db(partition)
+        self._dbs[partition] = open_checked(self.folder(partition), self.rocksdb_options.open)
 
     def revoke_partitions(self, table: Any, tps: set[TP]) -> None:
         for tp in tps:
@@ -106,12 +116,25 @@ class FencedStore(Store):  # type: ignore[misc]
             self._close(partition)
 
     def _open_for_partition(self, partition: int) -> rocksdict.Rdict:
-        """Raises: DiskFull; a locked folder is for Faust to try again."""
+        """Open what is there; if it is damaged or lost, the newest sound checkpoint; if there is none, an empty store.
+
+        Raises:
+            DiskFull: no room; a locked folder is for Faust to try again.
+        """
         folder = self.folder(partition)
-        try:
-            return open_checked(folder, self.rocksdb_options.open)
-        except CorruptStore as exc:
-            set_aside(folder, exc)
+        if folder.exists():
+            try:
+                return open_checked(folder, self.rocksdb_options.open)
+            except CorruptStore as exc:
+                set_aside(folder, exc)
+        for checkpoint in self.checkpoints.restored(partition, folder) if self.checkpoints else ():
+            try:
+                db = open_checked(folder, self.rocksdb_options.open)
+            except CorruptStore as exc:
+                set_aside(folder, exc)
+            else:
+                event(log, "checkpoint_restored", partition=partition, checkpoint=str(checkpoint))
+                return db
         return open_checked(folder, self.rocksdb_options.open)
 
     def _close(self, partition: int) -> None:

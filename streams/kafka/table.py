@@ -112,6 +112,13 @@ class PageTable(Table):  # type: ignore[misc]
                 db.write(writes)
             await asyncio.sleep(0)
 
+    async def checkpoint(self, partition: int) -> None:
+        """Make a checkpoint if one is due; call it between two flushes, when the store holds a whole one."""
+        store = self.data
+        if store.checkpoints and store.checkpoints.due(partition):
+            db, offset = store.db(partition), store.offset(partition)
+            await asyncio.to_thread(store.checkpoints.make, db, partition, offset)
+
 
 def _stamped(token: int, body: bytes | None) -> bytes | None:
     return None if body is None else pages.with_token(token, body)
