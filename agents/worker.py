@@ -144,7 +144,7 @@ class Worker:
                 task.cancel()
             await self._bounded("faust_stop", self.app.stop(), STOP_S)
         for part in ("directory", "producer", "redis", "health"):
-            await self._close(part)
+            await self._bounded(f"{part}_stop", self._close(part), STOP_S)
         event(log, "worker_stopped", seconds=round(time.monotonic() - began, 3))
 
     async def _finish(self) -> None:
@@ -321,18 +321,19 @@ class Worker:
                     continue
                 asked_ns = now_ns()
                 numbers = sorted(self.ownership.partitions)
-                ends = await probe.end_offsets(
-                    [TopicPartition(name, number) for name in names.values() for number in numbers]
-                )
-                async with self.ownership.lock:
-                    owned = self.ownership.partitions
-                    proven = {
-                        (space, number): asked_ns
-                        for space, name in names.items()
-                        for number in owned
-                        if _at_end(owned[number].applied(space), ends.get(TopicPartition(name, number)))
-                    }
-                    await self.coherence.heartbeat(list(owned.values()), proven)
+                with self.watchdog.watching("a heartbeat"):
+                    ends = await probe.end_offsets(
+                        [TopicPartition(name, number) for name in names.values() for number in numbers]
+                    )
+                    async with self.ownership.lock:
+                        owned = self.ownership.partitions
+                        proven = {
+                            (space, number): asked_ns
+                            for space, name in names.items()
+                            for number in owned
+                            if _at_end(owned[number].applied(space), ends.get(TopicPartition(name, number)))
+                        }
+                        await self.coherence.heartbeat(list(owned.values()), proven)
         except Exception as exc:
             self._fail(exc)
         finally:

@@ -1,4 +1,4 @@
-"""Reading a stretch of a changelog partition, for what Faust's recovery does not see."""
+"""Reading a stretch of one partition, or its last record, for what Faust's recovery does not see."""
 
 from __future__ import annotations
 
@@ -45,3 +45,23 @@ async def read_changelog(
                 yield wanted
     finally:
         await stop_client(consumer)
+
+
+async def last_record(kafka: KafkaSettings, topic: str, partition: int) -> ConsumerRecord | None:
+    """The newest record of a partition, None when it has none.
+
+    Raises:
+        ServiceUnavailable, DeadlineExceeded: as `read_changelog`.
+    """
+    tp = TopicPartition(topic, partition)
+    consumer = await start_consumer(kafka, topic, [partition])
+    try:
+        first, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
+    finally:
+        await stop_client(consumer)
+    if first == end:
+        return None
+    newest = None
+    async for records in read_changelog(kafka, topic, partition, start=end - 1, end=end):
+        newest = records[-1]
+    return newest

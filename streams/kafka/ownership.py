@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -11,20 +12,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
+from models.cache.invalidation import decode
 from models.cache.keys import Space
-from models.cache.version import offset_of
-from models.errors import CorruptPage, CorruptStore, OwnerFenced
+from models.cache.version import epoch_of, offset_of
+from models.errors import CorruptFrame, CorruptPage, CorruptStore, OwnerFenced
 from models.market import pages
 from models.market.pages import Flush
 from streams import metrics
 from streams.cache.coherence import Coherence
 from streams.kafka.admin import describe_topics, topic_offsets
-from streams.kafka.changelog import read_changelog
+from streams.kafka.changelog import last_record, read_changelog
 from streams.kafka.owned import OwnedPartition
 from streams.kafka.table import PageTable
 from streams.log import event
 from streams.settings import Settings
-from streams.topics import FRAMES, WRITES
+from streams.topics import FRAMES, INVALIDATIONS, WRITES
 
 log = logging.getLogger(__name__)
 
@@ -110,15 +112,18 @@ class Ownership:
         """A token, everything that the changelog holds before it, and the state that this makes."""
         deadline_s = self._settings.kafka.request_timeout_s
         owned = OwnedPartition(number, self._settings.topics.prefix)
-        owned.token = await self._table.take(self._producer, number, self._owner, deadline_s)
-        self._changelog_end[number] = owned.token + 1
-        await self._catch_up(number, owned.token)
+        epoch = await self._token_epoch(number)
+        owned.token = await self._table.take(
+            self._producer, number, epoch=epoch, owner=self._owner, deadline_s=deadline_s
+        )
+        self._changelog_end[number] = offset_of(owned.token) + 1
+        await self._catch_up(number, offset_of(owned.token))
         try:
             records = list(self._table.pages(number))
             owned.load(records)
         except (CorruptPage, CorruptStore) as exc:
             self._table.data.rebuild(number, exc)
-            await self._catch_up(number, owned.token)
+            await self._catch_up(number, offset_of(owned.token))
             owned = OwnedPartition(number, self._settings.topics.prefix, token=owned.token)
             records = list(self._table.pages(number))
             owned.load(records)
@@ -127,12 +132,26 @@ class Ownership:
             owned.rewrite_pages(records)
         return owned
 
-    async def _catch_up(self, number: int, token: int) -> None:
-        """Apply what the former owner wrote after Faust had looked where the changelog ends, and before the token."""
+    async def _token_epoch(self, number: int) -> int:
+        """That of the changelog's owners; a changelog without any is new, and rises above all that was ever heard.
+
+        Copies outlive a changelog that was deleted, and would refuse tokens that begin at 0 again.
+        """
+        if (newest := self._table.data.newest_token(number)) >= 0:
+            return epoch_of(newest)
+        newest = await self._coherence.newest_token(number)
+        name = self._settings.topics.prefix + INVALIDATIONS
+        if (record := await last_record(self._settings.kafka, name, number)) is not None:
+            with contextlib.suppress(CorruptFrame):
+                newest = max(newest, decode(record.value or b"").token)
+        return epoch_of(newest) + 1 if newest >= 0 else 0
+
+    async def _catch_up(self, number: int, end: int) -> None:
+        """Apply what the former owner wrote after Faust had looked where the changelog ends, and before our record."""
         store = self._table.data
-        if (start := store.offset(number) + 1) < token:
+        if (start := store.offset(number) + 1) < end:
             changelog = self._table.changelog_topic_name
-            async for records in read_changelog(self._settings.kafka, changelog, number, start=start, end=token):
+            async for records in read_changelog(self._settings.kafka, changelog, number, start=start, end=end):
                 store.apply(number, records)
 
     async def _make_durable(self, owned: OwnedPartition, flush: Flush) -> None:
@@ -169,9 +188,11 @@ class Ownership:
         changelog = self._table.changelog_topic_name
         async for records in read_changelog(self._settings.kafka, changelog, owned.number, start=start):
             for record in records:
-                if record.key == pages.OWNER and record.offset > owned.token:
+                if record.key != pages.OWNER:
+                    continue
+                if (newer := pages.owner_token(record.value, record.offset)) > owned.token:
                     raise OwnerFenced(
-                        f"changelog partition {owned.number}: owner {owned.token} was followed by {record.offset}; "
+                        f"changelog partition {owned.number}: owner {owned.token} was followed by {newer}; "
                         "this worker stops and leaves its disk as it was"
                     )
         return False

@@ -84,7 +84,7 @@ class FencedStore(Store):  # type: ignore[misc]
         writes = rocksdict.WriteBatch(raw_mode=True)
         for record in records:
             if record.key == pages.OWNER:
-                newest = max(newest, record.offset)
+                newest = max(newest, pages.owner_token(record.value, record.offset))
             elif record.value is None:
                 writes.delete(record.key)
             elif pages.split_token(record.value)[0] < newest:

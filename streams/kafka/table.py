@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from faust.tables.table import Table
 
+from models.cache.version import version
 from models.errors import CorruptPage, PublishFailed
 from models.market import pages
 from models.market.pages import Flush, Record
@@ -53,15 +54,17 @@ class PageTable(Table):  # type: ignore[misc]
             if not key.startswith(b"__"):
                 yield key, pages.split_token(value)[1]
 
-    async def take(self, producer: AIOKafkaProducer, partition: int, owner: str, deadline_s: float) -> int:
-        """Append an owner record; its offset is the new owner's token, higher than every earlier one.
+    async def take(
+        self, producer: AIOKafkaProducer, partition: int, *, epoch: int, owner: str, deadline_s: float
+    ) -> int:
+        """Append an owner record: the new owner's token, higher than every earlier one.
 
         Raises:
             PublishFailed: the changelog did not acknowledge it.
         """
-        record = (pages.OWNER, owner.encode())
+        record = pages.owner_record(epoch, owner)
         (offsets,) = await _acknowledged(producer, self.changelog_topic_name, partition, [[record]], deadline_s)
-        return offsets[0]
+        return version(epoch, offsets[0])
 
     def own(self, partition: int, token: int) -> None:
         """Remember the token beside the pages, so that older owners' records are passed over later."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +14,15 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
+from models.cache.version import epoch_of
 from models.errors import ServiceUnavailable
 from streams.client.publisher import TickPublisher
+from streams.client.reader import MarketCache
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings
 from tests.conftest import WaitUntil
-from tests.workers import ask, last_offsets, metric, reached, wipe
+from tests.sites import forget_keys
+from tests.workers import ask, last_offsets, marks, metric, reached, wipe
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -30,6 +35,19 @@ async def publish_some(settings: Settings, wait_until: WaitUntil) -> None:
             await publisher.trade(f"x.spot.C{number}-USD", price="1", size="1", ts_event_ns=10**18)
         await publisher.flush()
     await wait_until(reached([settings], await last_offsets(settings)), DEADLINE_S, "everything on disk")
+
+
+@asynccontextmanager
+async def changelog(settings: Settings) -> AsyncIterator[tuple[AIOKafkaAdminClient, str]]:
+    """An admin client, and the name of the changelog."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap)
+    await admin.start()
+    try:
+        own = [topic for topic in await admin.list_topics() if topic.startswith(settings.topics.prefix)]
+        (name,) = [topic for topic in own if topic.endswith("changelog")]
+        yield admin, name
+    finally:
+        await admin.close()
 
 
 async def test_a_recovery_tells_how_many_records_it_read_and_how_long_it_took(
@@ -58,15 +76,41 @@ async def test_a_changelog_that_was_emptied_ends_the_worker_with_an_error_that_s
         await publish_some(settings, wait_until)
         await worker.stop()
         wipe(settings)
-        admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap)
-        await admin.start()
-        try:
-            own = [topic for topic in await admin.list_topics() if topic.startswith(settings.topics.prefix)]
-            (name,) = [topic for topic in own if topic.endswith("changelog")]
+        async with changelog(settings) as (admin, name):
             parts = [TopicPartition(name, number) for number in range(settings.kafka.partitions)]
             await admin.delete_records(dict.fromkeys(parts, RecordsToDelete(-1)))
-        finally:
-            await admin.close()
         with pytest.raises(ServiceUnavailable, match=r"recovering .* made no progress for .*changelog was emptied"):
             async with asyncio.timeout(DEADLINE_S):
                 await worker.start()
+
+
+@pytest.mark.parametrize("redis", ["lives", "forgot"])
+async def test_owners_of_a_changelog_that_was_deleted_are_newer_than_all_that_copies_remember(
+    settings: Settings, tmp_path: Path, wait_until: WaitUntil, redis: str
+) -> None:
+    async with MarketCache(settings) as reader, WorkerProcess(settings, tmp_path / "log") as worker:
+        for _ in range(2):  # so that tokens are above those of a new changelog
+            await publish_some(settings, wait_until)
+            await worker.stop()
+            await worker.start()
+        before = [mark.token for mark in await marks(settings)]
+        await worker.stop()
+        async with changelog(settings) as (admin, name):
+            await admin.delete_topics([name])
+        if redis == "forgot":  # the announcements remember
+            await forget_keys(settings.redis.url, settings.topics.prefix)
+        await worker.start()
+        after = [mark.token for mark in await marks(settings)]
+        assert all(new > old for new, old in zip(after, before, strict=True))
+        assert {epoch_of(token) for token in before} == {0} and {epoch_of(token) for token in after} == {1}
+        async with MarketCache(settings, follow=False) as writer:
+            await writer.put("heard:a", "of the new owner")
+
+        async def heard() -> bool:
+            entry = await reader.get("heard:a")
+            return entry is not None and entry.value == "of the new owner"
+
+        await wait_until(heard, DEADLINE_S, "a reader that had heard the old owners")
+        await worker.stop()
+        await worker.start()
+        assert {epoch_of(mark.token) for mark in await marks(settings)} == {1}, "the epoch stays with the changelog"
