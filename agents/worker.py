@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.1  # proof of freshness on a quiet market
 WATCH_S = 0.2
+PATROL_S = 10.0  # far below the 10 minutes that compaction leaves records alone
 STOP_S = 10.0  # Faust's own stop is given this long; state is durable before it begins
 
 Process = Callable[[Round], Awaitable[None]]
@@ -82,7 +83,15 @@ class Worker:
         Raises:
             ServiceUnavailable: Kafka does not answer.
             ServiceSetupError: the port is taken.
+            DiskFull: there is no room for tables.
         """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
         settings = self.settings
         self._failure = asyncio.get_running_loop().create_future()
         self.health = HealthServer(settings.worker.port, self.report)
@@ -128,7 +137,7 @@ class Worker:
         self.recovery.enter(Phase.JOINING)
         self._tasks = [asyncio.create_task(self._watch())]  # also over the start: Faust waits for its group there
         await self._start_app()
-        self._tasks += [asyncio.create_task(self._heartbeats()), asyncio.create_task(self._watch_app())]
+        self._tasks += [asyncio.create_task(wait()) for wait in (self._heartbeats, self._patrol, self._watch_app)]
         event(log, "worker_started", id=settings.worker.id, port=self.health.port, prefix=prefix)
 
     async def stop(self) -> None:
@@ -155,11 +164,12 @@ class Worker:
 
     async def _bounded(self, what: str, waited: Awaitable[None], seconds: float) -> None:
         """Wait for a part of the stop; what it meets is logged, because the other parts have to stop too."""
-        try:
-            await asyncio.wait_for(waited, seconds)
-        except TimeoutError:
+        part = asyncio.ensure_future(waited)
+        await asyncio.wait({part}, timeout=seconds)  # wait_for would also wait for the end of a cancelled part
+        if not part.done():
+            part.cancel()
             event(log, f"{what}_overdue", level=logging.WARNING, seconds=seconds)
-        except Exception as exc:
+        elif (exc := part.exception()) is not None:
             event(log, f"{what}_failed", level=logging.WARNING, detail=str(exc))
 
     async def _start_app(self) -> None:
@@ -169,7 +179,6 @@ class Worker:
         await asyncio.wait({starting, self._failure}, return_when=asyncio.FIRST_COMPLETED)
         if self._failure.done():
             starting.cancel()
-            await self.stop()
             raise self._failure.result()
         await starting
 
@@ -302,6 +311,18 @@ class Worker:
                 async with asyncio.timeout(STOP_S):
                     why = await self.recovery.explain()
             self._fail(DeadlineExceeded(overdue + why))
+
+    async def _patrol(self) -> None:
+        """Each 10 s: whether somebody else writes our changelogs."""
+        while True:
+            await asyncio.sleep(PATROL_S)
+            if not self.ready or self._failure_set or self.room.full:
+                continue
+            try:
+                with self.watchdog.watching("a look at the changelogs"):
+                    await self.ownership.patrol()
+            except Exception as exc:
+                self._fail(exc)
 
     async def _watch_app(self) -> None:
         await self.app._crashed.wait()

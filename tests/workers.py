@@ -127,6 +127,27 @@ async def metric(settings: Settings, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
+async def share(settings: Settings) -> set[int]:
+    """Partitions that a worker serves; none while it is away or not ready."""
+    try:
+        report = json.loads((await ask(settings, "/health"))[1])
+    except aiohttp.ClientError:
+        return set()
+    return set(report["partitions"]) if report["ready"] else set()
+
+
+async def changelog_of(settings: Settings) -> str:
+    """Full name of the changelog of the workers' pages."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap)
+    await admin.start()
+    try:
+        own = [topic for topic in await admin.list_topics() if topic.startswith(settings.topics.prefix)]
+    finally:
+        await admin.close()
+    (name,) = [topic for topic in own if topic.endswith("changelog")]
+    return name
+
+
 Between = Callable[[int], None]
 
 

@@ -60,7 +60,7 @@ def discard_foreign_store(app: faust.App, changelog_id: str | None) -> None:
     always right.
     """
     tables, owner = Path(app.conf.tabledir), _owner_file(app)
-    if tables.exists() and (not owner.exists() or owner.read_text() != changelog_id):
+    if any(tables.glob("*.db")) and (not owner.exists() or owner.read_text() != changelog_id):
         event(
             log, "store_discarded", level=logging.WARNING, folder=str(tables), reason="it belongs to another changelog"
         )

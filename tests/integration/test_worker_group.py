@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from streams.days.replay import Pause, Replay
@@ -17,20 +15,11 @@ from streams.services.ports import free_ports
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings
 from tests.conftest import WaitUntil
-from tests.workers import GOLDEN, ask, merged_digest, reached, sample_day
+from tests.workers import GOLDEN, merged_digest, reached, sample_day, share
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 DEADLINE_S = 90.0
-
-
-async def share(run: Settings) -> set[int]:
-    """Partitions that a worker serves; none when it is gone."""
-    try:
-        report = json.loads((await ask(run, "/health"))[1])
-    except aiohttp.ClientError:
-        return set()
-    return set(report["partitions"]) if report["ready"] else set()
 
 
 async def test_three_workers_come_and_go_under_load_with_even_shares(

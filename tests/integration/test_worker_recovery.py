@@ -22,7 +22,7 @@ from streams.services.worker import WorkerProcess
 from streams.settings import Settings
 from tests.conftest import WaitUntil
 from tests.sites import forget_keys
-from tests.workers import ask, last_offsets, marks, metric, reached, wipe
+from tests.workers import ask, changelog_of, last_offsets, marks, metric, reached, wipe
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -43,9 +43,7 @@ async def changelog(settings: Settings) -> AsyncIterator[tuple[AIOKafkaAdminClie
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap)
     await admin.start()
     try:
-        own = [topic for topic in await admin.list_topics() if topic.startswith(settings.topics.prefix)]
-        (name,) = [topic for topic in own if topic.endswith("changelog")]
-        yield admin, name
+        yield admin, await changelog_of(settings)
     finally:
         await admin.close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +10,19 @@ from pathlib import Path
 import psutil
 import pytest
 
+from models.market import pages
+from streams.client.publisher import TickPublisher
 from streams.client.reader import MarketCache
 from streams.days.replay import Pause, Replay
 from streams.days.served import disk_finals, redis_differences, served_digest, wait_served
 from streams.kafka.admin import ensure_topics
+from streams.kafka.changelog import read_changelog
+from streams.kafka.clients import start_producer, stop_client
 from streams.services.ports import free_ports
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings
 from tests.conftest import WaitUntil
-from tests.workers import GOLDEN, ask, marks, on_disk, reached, sample_day
+from tests.workers import GOLDEN, ask, changelog_of, marks, on_disk, reached, sample_day, share
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -60,10 +63,6 @@ async def test_a_zombie_changes_neither_readers_nor_redis_nor_the_changelog_nor_
     fresh = replace(one, worker=replace(worker, data_dir=str(tmp_path / "fresh")))
     keys = [f"md:{i.text}:{facet}" for i in day.instruments for facet in ("trade", "quote", "book")]
 
-    async def partitions(run: Settings) -> set[int]:
-        report = json.loads((await ask(run, "/health"))[1])
-        return set(report["partitions"]) if report["ready"] else set()
-
     async def is_the_day(run: Settings) -> None:
         assert served_digest(run) == GOLDEN["digest"]
         assert await redis_differences(run, disk_finals(run)) == []
@@ -76,11 +75,11 @@ async def test_a_zombie_changes_neither_readers_nor_redis_nor_the_changelog_nor_
     ):
 
         async def both_share() -> bool:
-            mine, its = await partitions(one), await partitions(two)
+            mine, its = await share(one), await share(two)
             return bool(mine and its) and len(mine | its) == one.kafka.partitions
 
         await wait_until(both_share, DEADLINE_S, "a share for each")
-        its = await partitions(two)
+        its = await share(two)
         zombie = psutil.Process(second.pid)
         watched = Watched(cache, keys)
         watching = asyncio.create_task(watched.keep_looking())
@@ -120,3 +119,34 @@ async def test_a_zombie_changes_neither_readers_nor_redis_nor_the_changelog_nor_
         async with WorkerProcess(run, tmp_path / f"{name}.log"):
             await wait_served(run, report.offsets, DEADLINE_S)
             await is_the_day(run)
+
+
+async def test_an_idle_owner_writes_over_what_a_zombie_wrote_above_its_pages(
+    settings: Settings, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    """Compaction would keep the zombie's control page alone, and a recovery that passes over it would find none."""
+    log = tmp_path / "log"
+    async with WorkerProcess(settings, log) as worker:
+        await worker.stop()
+        await worker.start()  # the first owner's token was 0
+        async with TickPublisher(settings) as publisher:
+            await publisher.trade("x.spot.A-USD", price="1", size="1", ts_event_ns=10**18)
+        await wait_until(lambda: max(on_disk(settings).values()) == 0, DEADLINE_S, "the trade on disk")
+        (number,) = [number for number, offset in on_disk(settings).items() if offset == 0]
+        changelog = await changelog_of(settings)
+        producer = await start_producer(settings.kafka)
+        try:
+            zombies = pages.with_token(0, b"what it held")
+            late = await producer.send_and_wait(changelog, zombies, key=pages.CONTROL, partition=number)
+        finally:
+            await stop_client(producer)
+
+        async def control_above() -> bool:
+            async for records in read_changelog(settings.kafka, changelog, number, start=late.offset + 1):
+                if any(record.key == pages.CONTROL for record in records):
+                    return True
+            return False
+
+        await wait_until(control_above, DEADLINE_S, "the owner's control page above the zombie's")
+        assert "pages_written_again" in log.read_text()
+        assert (await ask(settings, "/health"))[0] == 200
