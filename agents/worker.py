@@ -169,7 +169,7 @@ class Worker:
         if not part.done():
             part.cancel()
             event(log, f"{what}_overdue", level=logging.WARNING, seconds=seconds)
-        elif (exc := part.exception()) is not None:
+        elif not part.cancelled() and (exc := part.exception()) is not None:
             event(log, f"{what}_failed", level=logging.WARNING, detail=str(exc))
 
     async def _start_app(self) -> None:

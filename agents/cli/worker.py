@@ -33,6 +33,7 @@ def worker(port: int | None, worker_id: str | None) -> None:
 
 
 EXIT_S = 20.0  # a worker that failed is given this long to stop in order
+LEAVE_S = 2.0  # and its threads this long after it
 
 
 async def serve(settings: Settings) -> None:
@@ -57,11 +58,12 @@ async def serve(settings: Settings) -> None:
         failure.cancel()
     if failure in done:
         reason = failure.result()
+        _end_within(LEAVE_S, reason)
         raise MarketPrismError(f"the worker stopped: {reason}") from reason
 
 
 def _end_within(seconds: float, reason: BaseException) -> None:
-    """End the process even if its parts do not: clients of a broker that hangs wait for it in threads of their own."""
+    """End the process even if its parts do not: a thread of Faust that nobody could stop would keep it for ever."""
 
     def end() -> None:
         sys.stderr.write(f"marketprism: the worker stopped: {reason} (its parts did not end within {seconds:g} s)\n")

@@ -137,7 +137,7 @@ async def test_a_worker_whose_broker_is_gone_says_so_and_ends(
     own_site: tuple[LocalSite, Settings], tmp_path: Path, wait_until: WaitUntil
 ) -> None:
     site, settings = own_site
-    settings = replace(settings, kafka=replace(settings.kafka, request_timeout_s=5.0))
+    settings = replace(settings, worker=replace(settings.worker, stall_timeout_s=STALL_S))
     async with WorkerProcess(settings, tmp_path / "log") as worker:
         broker(site).kill()
         await wait_until(lambda: _ended(worker.pid), DEADLINE_S, "the end of the worker")

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from models.cache.version import epoch_of
 from models.errors import ServiceUnavailable
 from streams.client.publisher import TickPublisher
 from streams.client.reader import MarketCache
+from streams.kafka.admin import ensure_topics
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings
 from tests.conftest import WaitUntil
@@ -76,6 +78,10 @@ async def test_a_changelog_that_was_emptied_ends_the_worker_with_an_error_that_s
         wipe(settings)
         async with changelog(settings) as (admin, name):
             parts = [TopicPartition(name, number) for number in range(settings.kafka.partitions)]
+            # Kafka refuses to empty a topic that is only compacted
+            await admin.alter_configs(
+                [ConfigResource(ConfigResourceType.TOPIC, name, {"cleanup.policy": "compact,delete"})]
+            )
             await admin.delete_records(dict.fromkeys(parts, RecordsToDelete(-1)))
         with pytest.raises(ServiceUnavailable, match=r"recovering .* made no progress for .*changelog was emptied"):
             async with asyncio.timeout(DEADLINE_S):
@@ -86,6 +92,7 @@ async def test_a_changelog_that_was_emptied_ends_the_worker_with_an_error_that_s
 async def test_owners_of_a_changelog_that_was_deleted_are_newer_than_all_that_copies_remember(
     settings: Settings, tmp_path: Path, wait_until: WaitUntil, redis: str
 ) -> None:
+    await ensure_topics(settings)
     async with MarketCache(settings) as reader, WorkerProcess(settings, tmp_path / "log") as worker:
         for _ in range(2):  # so that tokens are above those of a new changelog
             await publish_some(settings, wait_until)
