@@ -94,3 +94,7 @@ class CorruptStore(MarketPrismError):
 
 class DiskFull(Recoverable):
     """A disk has no room for state; nothing was committed, and the log has everything that is missing."""
+
+
+class ChangelogLost(MarketPrismError):
+    """A changelog begins after what the disk holds: records of state were deleted that nobody has any more."""

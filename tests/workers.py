@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import aiohttp
+import psutil
 from aiokafka.admin import AIOKafkaAdminClient
 
 from models.cache.keys import Space, mark_key, parse_key, redis_key
@@ -146,6 +147,14 @@ async def changelog_of(settings: Settings) -> str:
         await admin.close()
     (name,) = [topic for topic in own if topic.endswith("changelog")]
     return name
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, also if nobody has asked for its exit code yet."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 Between = Callable[[int], None]

@@ -15,7 +15,7 @@ from faust.types import TP
 from models.cache.invalidation import decode
 from models.cache.keys import Space
 from models.cache.version import epoch_of, offset_of
-from models.errors import CorruptFrame, CorruptPage, CorruptStore, OwnerFenced, ServiceUnavailable
+from models.errors import ChangelogLost, CorruptFrame, CorruptPage, CorruptStore, OwnerFenced, ServiceUnavailable
 from models.market import pages
 from models.market.pages import Flush
 from streams import metrics
@@ -59,14 +59,17 @@ class Ownership:
 
         Raises:
             CorruptPage, CorruptStore: pages cannot be read, neither from disk nor from the changelog.
+            ChangelogLost: the changelog was emptied and the disk does not have what it held.
             OwnerFenced, PublishFailed, ServiceUnavailable: as the parts say.
         """
         began = time.monotonic()
         async with self.lock:
             names = {space: self._settings.topics.prefix + topic for space, topic in SOURCE_TOPICS.items()}
-            states = await describe_topics(self._settings, names.values())
+            changelog = self._table.changelog_topic_name
+            states = await describe_topics(self._settings, [*names.values(), changelog])
             ends = await topic_offsets(self._settings, states.values())
             for number in numbers:
+                self._check_changelog(number, first=ends[changelog][number][0])
                 owned = await self._own(number)
                 beyond_end = any(
                     owned.applied(space) >= 0 and offset_of(owned.applied(space)) >= ends[name][number][1]
@@ -154,6 +157,15 @@ class Ownership:
         if self._table.data.must_rewrite(number):
             owned.rewrite_pages(records)
         return owned
+
+    def _check_changelog(self, number: int, *, first: int) -> None:
+        """Compaction leaves a log's first offset at 0; only deletion moves it. Faust would serve an empty state."""
+        if first > (held := self._table.data.offset(number) + 1):
+            raise ChangelogLost(
+                f"partition {number} of {self._table.changelog_topic_name} was emptied: it begins at offset {first}, "
+                f"and the disk holds only what was before {held}; bring back a newer folder or checkpoint, or delete "
+                "the topic and reset the group's offsets to read the sources again"
+            )
 
     async def _token_epoch(self, number: int) -> int:
         """That of the changelog's owners; a changelog without any is new, and rises above all that was ever heard.

@@ -21,7 +21,7 @@ from streams.services.ports import free_ports
 from streams.services.worker import WorkerProcess
 from streams.settings import ServicesSettings, Settings
 from tests.conftest import WaitUntil
-from tests.workers import GOLDEN, sample_day
+from tests.workers import GOLDEN, is_gone, sample_day
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -107,7 +107,7 @@ async def test_a_broker_that_hangs_ends_the_worker_and_the_next_one_serves_the_d
         process.suspend()
         began = time.monotonic()
         try:
-            await wait_until(lambda: _ended(worker.pid), DEADLINE_S, "its end")
+            await wait_until(lambda: is_gone(worker.pid), DEADLINE_S, "its end")
             took.append(time.monotonic() - began)
         finally:
             process.resume()
@@ -126,13 +126,6 @@ async def test_a_broker_that_hangs_ends_the_worker_and_the_next_one_serves_the_d
         await is_the_day(run)
 
 
-def _ended(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 async def test_a_worker_whose_broker_is_gone_says_so_and_ends(
     own_site: tuple[LocalSite, Settings], tmp_path: Path, wait_until: WaitUntil
 ) -> None:
@@ -140,7 +133,7 @@ async def test_a_worker_whose_broker_is_gone_says_so_and_ends(
     settings = replace(settings, worker=replace(settings.worker, stall_timeout_s=STALL_S))
     async with WorkerProcess(settings, tmp_path / "log") as worker:
         broker(site).kill()
-        await wait_until(lambda: _ended(worker.pid), DEADLINE_S, "the end of the worker")
+        await wait_until(lambda: is_gone(worker.pid), DEADLINE_S, "the end of the worker")
         assert "worker_failed" in (tmp_path / "log").read_text()
         with pytest.raises((DeadlineExceeded, Exception), match="does not answer"):
             await worker.start()

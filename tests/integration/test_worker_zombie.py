@@ -22,7 +22,7 @@ from streams.services.ports import free_ports
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings
 from tests.conftest import WaitUntil
-from tests.workers import GOLDEN, ask, changelog_of, marks, on_disk, reached, sample_day, share
+from tests.workers import GOLDEN, ask, changelog_of, is_gone, marks, on_disk, reached, sample_day, share
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -99,7 +99,7 @@ async def test_a_zombie_changes_neither_readers_nor_redis_nor_the_changelog_nor_
 
         async def noticed() -> bool:
             """It gave up, or it joined again and every partition got a new owner."""
-            if not psutil.pid_exists(second.pid) or zombie.status() == psutil.STATUS_ZOMBIE:
+            if is_gone(second.pid):
                 return True
             return all(now.token > then for now, then in zip(await marks(one), tokens, strict=True))
 
