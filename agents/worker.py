@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +135,10 @@ class Worker:
             )
         await compiling
         self.recovery.enter(Phase.JOINING)
-        self._tasks = [asyncio.create_task(self._watch())]  # also over the start: Faust waits for its group there
+        self._tasks = [asyncio.create_task(self._or_fail(self._watch()))]  # Faust waits for its group while it starts
         await self._start_app()
-        self._tasks += [asyncio.create_task(wait()) for wait in (self._heartbeats, self._patrol, self._watch_app)]
+        lasting = self._heartbeats(), self._patrol(), self._watch_app()
+        self._tasks += [asyncio.create_task(self._or_fail(work)) for work in lasting]
         event(log, "worker_started", id=settings.worker.id, port=self.health.port, prefix=prefix)
 
     async def stop(self) -> None:
@@ -312,17 +313,20 @@ class Worker:
                     why = await self.recovery.explain()
             self._fail(DeadlineExceeded(overdue + why))
 
+    async def _or_fail(self, work: Coroutine[Any, Any, None]) -> None:
+        """Whatever ends work that lasts as long as the worker ends the worker."""
+        try:
+            await work
+        except Exception as exc:
+            self._fail(exc)
+
     async def _patrol(self) -> None:
         """Each 10 s: whether somebody else writes our changelogs."""
         while True:
             await asyncio.sleep(PATROL_S)
-            if not self.ready or self._failure_set or self.room.full:
-                continue
-            try:
+            if self.ready and not (self._failure_set or self.room.full):
                 with self.watchdog.watching("a look at the changelogs"):
                     await self.ownership.patrol()
-            except Exception as exc:
-                self._fail(exc)
 
     async def _watch_app(self) -> None:
         await self.app._crashed.wait()
