@@ -40,7 +40,7 @@ from streams.kafka.room import Room
 from streams.kafka.transport import Round, Rounds, RoundTransport
 from streams.log import event
 from streams.settings import Settings
-from streams.topics import FRAMES, JSON_TICKS, WRITES
+from streams.topics import FRAMES, JSON_TICKS, TOPICS, WRITES, changelog
 from streams.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,8 @@ class Worker:
         self.health = HealthServer(settings.worker.port, self.report)
         await self.health.start()
         compiling = asyncio.create_task(asyncio.to_thread(compile_kernels))  # while Kafka answers
-        await ensure_topics(settings)
+        # Faust would make the changelog too, but an assignor that does not see it yet assigns nothing, for good.
+        await ensure_topics(settings, [*TOPICS, changelog(settings.worker.id)])
         prefix = settings.topics.prefix
         self.producer: AIOKafkaProducer = await start_producer(settings.kafka)
         self.directory = InstrumentDirectory(settings, producer=self.producer)
