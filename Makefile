@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SETUP_LOG := $(VENV)/setup.log
 
-.PHONY: help demo test test-unit test-docker lint images setup lock clean
+.PHONY: help demo test test-unit test-docker test-soak lint images setup lock clean
 
 help: ## This list
 	@echo "MarketPrism: a market-data cache in which every value carries the Kafka offset that made it."
@@ -27,6 +27,10 @@ test-unit: $(READY) ## The quick tests: no Kafka, no Redis, no network
 
 test-docker: images ## Integration tests on containers, and the compose site up and down
 	@set -a; . docker/local.env; MARKETPRISM_TEST_DOCKER=1 $(BIN)/pytest -m "docker or integration"
+
+test-soak: $(READY) ## Long tests: many kills in one replay
+	@$(BIN)/marketprism up --fetch-only
+	@$(BIN)/pytest -m soak
 
 lint: $(READY) ## ruff, mypy and the import contracts
 	@$(BIN)/ruff check .

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
+from faust.exceptions import ConsistencyError
 from faust.types import TP
 
 from agents.gateway import GatewayAgent
@@ -17,6 +20,7 @@ from agents.health import HealthServer
 from agents.market import MarketAgent
 from agents.persist import PersistAgent
 from models.cache.version import offset_of
+from models.errors import DeadlineExceeded, ServiceUnavailable
 from models.market.warm import compile_kernels
 from streams import metrics
 from streams.age import process_age_s
@@ -24,21 +28,27 @@ from streams.cache.coherence import Coherence
 from streams.cache.connect import connect_redis
 from streams.cache.redis import PartitionWriter
 from streams.kafka.admin import ensure_topics, topic_ids
-from streams.kafka.app import claim_store, discard_foreign_store, page_table, worker_app
+from streams.kafka.app import claim_store, discard_foreign_store, disown_store, page_table, run_folder, worker_app
+from streams.kafka.checkpoint import Checkpoints
 from streams.kafka.clients import start_producer, stop_client
 from streams.kafka.deadletter import DeadLetters
 from streams.kafka.instruments import InstrumentDirectory
 from streams.kafka.ownership import SOURCE_TOPICS, Ownership
 from streams.kafka.record_columns import compile_walk
+from streams.kafka.recovery import Phase, Recovery
+from streams.kafka.room import Room
 from streams.kafka.transport import Round, Rounds, RoundTransport
 from streams.lag import LoopLag
 from streams.log import event
 from streams.settings import Settings
-from streams.topics import FRAMES, JSON_TICKS, WRITES
+from streams.topics import FRAMES, JSON_TICKS, TOPICS, WRITES, changelog
+from streams.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.1  # proof of freshness on a quiet market
+WATCH_S = 0.2
+PATROL_S = 10.0  # far below the 10 minutes that compaction leaves records alone
 STOP_S = 10.0  # Faust's own stop is given this long; state is durable before it begins
 
 Process = Callable[[Round], Awaitable[None]]
@@ -76,14 +86,23 @@ class Worker:
         Raises:
             ServiceUnavailable: Kafka does not answer.
             ServiceSetupError: the port is taken.
+            DiskFull: there is no room for tables.
         """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
         settings = self.settings
         self._pass("imported")
         self._failure = asyncio.get_running_loop().create_future()
         self.health = HealthServer(settings.worker.port, self.report)
         await self.health.start()
         compiling = asyncio.create_task(asyncio.to_thread(_compile))  # while Kafka answers
-        await ensure_topics(settings)
+        # Faust would make the changelog too, but an assignor that does not see it yet assigns nothing, for good.
+        await ensure_topics(settings, [*TOPICS, changelog(settings.worker.id)])
         prefix = settings.topics.prefix
         self.producer: AIOKafkaProducer = await start_producer(settings.kafka)
         self.directory = InstrumentDirectory(settings, producer=self.producer)
@@ -101,7 +120,11 @@ class Worker:
             deadline_s=settings.kafka.request_timeout_s,
         )
         self.ownership = Ownership(settings, table=self.table, producer=self.producer, coherence=self.coherence)
-        self.rounds = Rounds(self.ownership.barrier)
+        self.watchdog = Watchdog(settings.worker.stall_timeout_s)
+        self.recovery = Recovery(
+            self.app, self.table, settings, watchdog=self.watchdog, n_owned=lambda: len(self.ownership.partitions)
+        )
+        self.rounds = Rounds(self._barrier)
         self.app.transport = RoundTransport(self.app.conf.broker, self.app, self.rounds)
         await self._add_agents()
         self.table.on_recover(self._recovered)
@@ -110,32 +133,65 @@ class Worker:
         self.app.finalize()
         discard_foreign_store(self.app, await self._changelog_id())
         self._pass("prepared")
+        self.table.data.on_failure = self._fail
+        self.room = Room(Path(self.app.conf.tabledir), settings.worker.disk_reserve_mb << 20)
+        if settings.worker.checkpoint_dir:
+            folder = Path(settings.worker.checkpoint_dir) / run_folder(settings)
+            self.table.data.checkpoints = Checkpoints(
+                folder, settings.worker.checkpoint_interval_s, await self._changelog_id() or ""
+            )
         await compiling
         self._pass("compiled")
-        await self.app.start()
-        self._tasks = [asyncio.create_task(self._heartbeats()), asyncio.create_task(self._watch_app())]
+        self.recovery.enter(Phase.JOINING)
+        self._tasks = [asyncio.create_task(self._or_fail(self._watch()))]  # Faust waits for its group while it starts
+        await self._start_app()
+        lasting = self._heartbeats(), self._patrol(), self._watch_app()
+        self._tasks += [asyncio.create_task(self._or_fail(work)) for work in lasting]
         await self._lag.__aenter__()
         event(log, "worker_started", id=settings.worker.id, port=self.health.port, prefix=prefix)
 
     async def stop(self) -> None:
-        """Finish the round in flight, make its state durable, commit, leave the group."""
+        """Finish the round in flight, make its state durable, commit, leave the group.
+
+        A worker that failed commits nothing; one whose last barrier does not come to an end commits nothing either.
+        """
         began = time.monotonic()
-        if hasattr(self, "app") and self.app.started:
-            async with self.ownership.lock:
-                self._draining = True
+        if hasattr(self, "_tasks"):
             if not self._failure_set:
-                await self.app.consumer.maybe_wait_for_commit_to_finish()  # it may have begun before the last round
-                await self.app.consumer.commit()
+                await self._bounded("last_barrier", self._finish(), self.settings.kafka.request_timeout_s)
             for task in self._tasks:
                 task.cancel()
-            try:
-                await asyncio.wait_for(self.app.stop(), STOP_S)
-            except TimeoutError:
-                event(log, "faust_stop_overdue", level=logging.WARNING, seconds=STOP_S)
+            await self._bounded("faust_stop", self.app.stop(), STOP_S)
         await self._lag.__aexit__()
         for part in ("directory", "producer", "redis", "health"):
-            await self._close(part)
+            await self._bounded(f"{part}_stop", self._close(part), STOP_S)
         event(log, "worker_stopped", seconds=round(time.monotonic() - began, 3))
+
+    async def _finish(self) -> None:
+        async with self.ownership.lock:
+            self._draining = True
+        await self.app.consumer.maybe_wait_for_commit_to_finish()  # it may have begun before the last round
+        await self.app.consumer.commit()
+
+    async def _bounded(self, what: str, waited: Awaitable[None], seconds: float) -> None:
+        """Wait for a part of the stop; what it meets is logged, because the other parts have to stop too."""
+        part = asyncio.ensure_future(waited)
+        await asyncio.wait({part}, timeout=seconds)  # wait_for would also wait for the end of a cancelled part
+        if not part.done():
+            part.cancel()
+            event(log, f"{what}_overdue", level=logging.WARNING, seconds=seconds)
+        elif not part.cancelled() and (exc := part.exception()) is not None:
+            event(log, f"{what}_failed", level=logging.WARNING, detail=str(exc))
+
+    async def _start_app(self) -> None:
+        """Raises: whatever ends the worker meanwhile."""
+        assert self._failure is not None
+        starting = asyncio.create_task(self.app.start())
+        await asyncio.wait({starting, self._failure}, return_when=asyncio.FIRST_COMPLETED)
+        if self._failure.done():
+            starting.cancel()
+            raise self._failure.result()
+        await starting
 
     async def failed(self) -> BaseException:
         """Wait until the worker cannot go on; the reason."""
@@ -146,7 +202,8 @@ class Worker:
         """What `/health` says."""
         owned = self.ownership.partitions if hasattr(self, "ownership") else {}
         behind = sorted({f"{space.value}/{o.number}" for o in owned.values() for space in o.redis_behind})
-        status = "unhealthy" if self._failure_set else "degraded" if behind or not self.ready else "healthy"
+        full = hasattr(self, "room") and self.room.full
+        status = "unhealthy" if self._failure_set or full else "degraded" if behind or not self.ready else "healthy"
         return {
             "status": status,
             "ready": self.ready and not self._failure_set,
@@ -155,6 +212,8 @@ class Worker:
             "instruments": sum(len(o.market.slots) for o in owned.values()),
             "redis_behind": behind,
             "start_s": self._passed,
+            "disk_full": full,
+            "recovery": self.recovery.report() if hasattr(self, "recovery") else None,
             "uptime_s": round(time.monotonic() - self._began, 1),
         }
 
@@ -204,7 +263,8 @@ class Worker:
             return
         began = time.perf_counter()
         try:
-            await process(round_)
+            with self.watchdog.watching(f"a round of {round_.topic}, partitions {sorted(round_.records)}"):
+                await process(round_)
         except Exception as exc:
             self._fail(exc)
             raise
@@ -219,12 +279,17 @@ class Worker:
         name = self.table.changelog_topic_name
         numbers = sorted(tp.partition for tp in self.app.assignor.assigned_actives() if tp.topic == name)
         try:
-            claim_store(self.app, await self._changelog_id() or "")
+            self.recovery.enter(Phase.TAKING_OVER)
+            changelog_id = await self._changelog_id() or ""
+            claim_store(self.app, changelog_id)
+            if self.table.data.checkpoints is not None:
+                self.table.data.checkpoints.changelog_id = changelog_id
             await self.ownership.assign(numbers)
         except Exception as exc:
             self._fail(exc)
             raise
         metrics.PARTITIONS.set(len(numbers))
+        self.recovery.enter(Phase.SERVING)
         self.ready = True
         self._pass("served")
 
@@ -238,18 +303,56 @@ class Worker:
             self.ready = False
             self.ownership.revoke()
             metrics.PARTITIONS.set(0)
+        self.recovery.enter(Phase.JOINING)
 
     async def _assigned(self, app: Any, assigned: set[TP], **_: Any) -> None:
         self._holds_partitions = True
         self._pass("assigned")
+        self.recovery.enter(Phase.RECOVERING)
+
+    async def _barrier(self, commit_offsets: Mapping[TP, int]) -> None:
+        await self.room.wait(lambda: self._draining or self._failure_set or self.app.rebalancing)
+        with self.watchdog.watching(f"a barrier of partitions {sorted({tp.partition for tp in commit_offsets})}"):
+            await self.ownership.barrier(commit_offsets)
 
     def _fail(self, exc: BaseException) -> None:
         if self._failure is not None and not self._failure.done():
             event(log, "worker_failed", level=logging.ERROR, exc_info=True, detail=str(exc))
+            self.rounds.forget()  # Faust commits when it stops: a worker that failed, or was fenced, commits nothing
             self._failure.set_result(exc)
+
+    async def _watch(self) -> None:
+        """Each 200 ms: how far a recovery is, and whether anything stands still."""
+        while not self._failure_set:
+            await asyncio.sleep(WATCH_S)
+            self.recovery.look()
+            if (overdue := self.watchdog.overdue()) is None:
+                continue
+            why = ""
+            with contextlib.suppress(ServiceUnavailable, TimeoutError):
+                async with asyncio.timeout(STOP_S):
+                    why = await self.recovery.explain()
+            self._fail(DeadlineExceeded(overdue + why))
+
+    async def _or_fail(self, work: Coroutine[Any, Any, None]) -> None:
+        """Whatever ends work that lasts as long as the worker ends the worker."""
+        try:
+            await work
+        except Exception as exc:
+            self._fail(exc)
+
+    async def _patrol(self) -> None:
+        """Each 10 s: whether somebody else writes our changelogs."""
+        while True:
+            await asyncio.sleep(PATROL_S)
+            if self.ready and not (self._failure_set or self.room.full):
+                with self.watchdog.watching("a look at the changelogs"):
+                    await self.ownership.patrol()
 
     async def _watch_app(self) -> None:
         await self.app._crashed.wait()
+        if isinstance(self.app.crash_reason, ConsistencyError):
+            disown_store(self.app)
         self._fail(self.app.crash_reason or RuntimeError("Faust stopped without a reason"))
 
     async def _heartbeats(self) -> None:
@@ -260,15 +363,16 @@ class Worker:
                 await asyncio.sleep(HEARTBEAT_S)
                 if not self.ready or self._failure_set:
                     continue
-                async with self.ownership.lock:
-                    owned, ends = self.ownership.partitions, self.app.consumer.log_ends
-                    proven = {
-                        (space, number): ends[tp][0]
-                        for space, name in names.items()
-                        for number in owned
-                        if (tp := TP(name, number)) in ends and _at_end(owned[number].applied(space), ends[tp][1])
-                    }
-                    await self.coherence.heartbeat(list(owned.values()), proven)
+                with self.watchdog.watching("a heartbeat"):
+                    async with self.ownership.lock:
+                        owned, ends = self.ownership.partitions, self.app.consumer.log_ends
+                        proven = {
+                            (space, number): ends[tp][0]
+                            for space, name in names.items()
+                            for number in owned
+                            if (tp := TP(name, number)) in ends and _at_end(owned[number].applied(space), ends[tp][1])
+                        }
+                        await self.coherence.heartbeat(list(owned.values()), proven)
         except Exception as exc:
             self._fail(exc)
 

@@ -90,3 +90,15 @@ class OwnerFenced(MarketPrismError):
 
 class DeadlineExceeded(Recoverable):
     """A wait reached its deadline; the message names what was awaited."""
+
+
+class CorruptStore(MarketPrismError):
+    """RocksDB's files are damaged: a checksum is wrong, or a file that another one speaks of is missing or cut."""
+
+
+class DiskFull(Recoverable):
+    """A disk has no room for state; nothing was committed, and the log has everything that is missing."""
+
+
+class ChangelogLost(MarketPrismError):
+    """A changelog begins after what the disk holds: records of state were deleted that nobody has any more."""

@@ -32,3 +32,8 @@ ROUND_SECONDS = Histogram(
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
 )
 PARTITIONS = Gauge("marketprism_worker_partitions", "Partitions owned.")
+RECOVERY_RECORDS = Counter("marketprism_recovery_records", "Changelog records applied by recoveries.")
+RECOVERY_REMAINING = Gauge("marketprism_recovery_remaining_records", "Changelog records that a recovery has to read.")
+RECOVERY_SECONDS = Gauge("marketprism_recovery_seconds", "From joining the group to serving, at the last recovery.")
+DISK_FULL = Gauge("marketprism_worker_disk_full", "1 while barriers wait for room on the disk.")
+CHECKPOINTS = Counter("marketprism_checkpoints", "Checkpoints of stores made.")

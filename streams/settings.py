@@ -80,6 +80,11 @@ class WorkerSettings:
     # rows that one invalidation carries, so that readers need not read them back; 0 = none
     invalidation_rows: Annotated[int, Meta(ge=0, le=65_536, description="rows, 0..65536")] = 16_384
     instance_id: OptionalName = ""  # static membership: a restart under the same name skips the rebalance
+    # a round, a barrier, a rebalance or a recovery that does not move for this long ends the worker
+    stall_timeout_s: Annotated[float, Meta(ge=1, le=3600, description="seconds, 1..3600")] = 120.0
+    disk_reserve_mb: Annotated[int, Meta(ge=0, le=1 << 20, description="MiB, 0..1048576")] = 64  # less is a full disk
+    checkpoint_dir: str = ""  # empty = no checkpoints
+    checkpoint_interval_s: Annotated[float, Meta(ge=0.1, le=86_400, description="seconds, 0.1..86400")] = 300.0
 
 
 @dataclass(frozen=True)

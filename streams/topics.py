@@ -53,3 +53,8 @@ TOPICS = (
     Topic(LATE, config=_delete(7 * 24)),
     Topic(WINDOWS, config=_delete(24, retention_bytes=str(8 << 30))),
 )
+
+
+def changelog(worker_id: str) -> Topic:
+    """State pages of a group of workers, under the name that Faust gives its tables' changelogs."""
+    return Topic(f"{worker_id}-pages-changelog", config=_compact())

@@ -62,6 +62,15 @@ def session_prefix(site: Site) -> Iterator[str]:
         asyncio.run(forget_keys(site.redis_url, prefix))
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave soak tests out, also where `-m` asks for something else, unless it names them."""
+    if "soak" in (config.option.markexpr or ""):
+        return
+    if soak := [item for item in items if item.get_closest_marker("soak")]:
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=soak)
+
+
 _numbers = itertools.count(1)
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import cast
 
 import aiohttp
+import psutil
+from aiokafka.admin import AIOKafkaAdminClient
 
 from models.cache.keys import Space, mark_key, parse_key, redis_key
 from models.cache.mark import Mark, unpack_mark
@@ -101,6 +103,35 @@ async def metric(settings: Settings, name: str) -> float:
     if not lines:
         raise KeyError(name)
     return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+async def share(settings: Settings) -> set[int]:
+    """Partitions that a worker serves; none while it is away or not ready."""
+    try:
+        report = json.loads((await ask(settings, "/health"))[1])
+    except aiohttp.ClientError:
+        return set()
+    return set(report["partitions"]) if report["ready"] else set()
+
+
+async def changelog_of(settings: Settings) -> str:
+    """Full name of the changelog of the workers' pages."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap)
+    await admin.start()
+    try:
+        own = [topic for topic in await admin.list_topics() if topic.startswith(settings.topics.prefix)]
+    finally:
+        await admin.close()
+    (name,) = [topic for topic in own if topic.endswith("changelog")]
+    return name
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, also if nobody has asked for its exit code yet."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 Between = Callable[[int], None]

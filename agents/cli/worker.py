@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
+import os
 import signal
+import sys
+import threading
 
 import click
 
@@ -29,6 +32,10 @@ def worker(port: int | None, worker_id: str | None) -> None:
     run(serve(dataclasses.replace(settings, worker=own)))
 
 
+EXIT_S = 20.0  # a worker that failed is given this long to stop in order
+LEAVE_S = 2.0  # and its threads this long after it
+
+
 async def serve(settings: Settings) -> None:
     """Run until a signal comes (returns) or the worker cannot go on (raises)."""
     from agents.worker import Worker  # noqa: PLC0415 - importing Faust takes 0.8 s, `--help` shall not
@@ -45,8 +52,24 @@ async def serve(settings: Settings) -> None:
         failure = asyncio.create_task(running.failed())
         told = asyncio.create_task(stop.wait())
         done, _ = await asyncio.wait({failure, told}, return_when=asyncio.FIRST_COMPLETED)
+        if failure in done:
+            _end_within(EXIT_S, failure.result())
         told.cancel()
         failure.cancel()
     if failure in done:
         reason = failure.result()
+        _end_within(LEAVE_S, reason)
         raise MarketPrismError(f"the worker stopped: {reason}") from reason
+
+
+def _end_within(seconds: float, reason: BaseException) -> None:
+    """End the process even if its parts do not: a thread of Faust that nobody could stop would keep it for ever."""
+
+    def end() -> None:
+        sys.stderr.write(f"marketprism: the worker stopped: {reason} (its parts did not end within {seconds:g} s)\n")
+        sys.stderr.flush()
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()

@@ -5,7 +5,7 @@ big-endian, so that a scan meets pages in order.
 
 | key | value after the token |
 |---|---|
-| `O` | owner record: its Kafka offset is the token; text for people |
+| `O` | owner record: token = epoch << 48 or its Kafka offset; the value's own token is epoch << 48; text for people |
 | `S` page u32 | msgpack list of the definitions of slots 64 * page ... |
 | `R` facet u8, page u32 | source version i64, 64 state rows of 10 i64 |
 | `W` page u32 | source version i64, open windows of 64 slots (`models.windows.page`) |
@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.cache.version import MAX_EPOCH, epoch_of, offset_of, version
 from models.errors import CorruptPage
 from models.market.conflate import PAGE_SLOTS
 from models.market.facets import N_COLUMNS
@@ -98,6 +99,17 @@ def numbers(key: bytes) -> tuple[int, ...]:
 
 def with_token(token: int, body: bytes) -> bytes:
     return _TOKEN.pack(token) + body
+
+
+def owner_record(epoch: int, text: str) -> Record:
+    """The record by which a new owner takes a partition; `owner_token` of it, once it has an offset, is the token."""
+    return OWNER, with_token(version(epoch, 0), text.encode())
+
+
+def owner_token(value: bytes | None, offset: int) -> int:
+    """Token that an owner record at this offset of the changelog gives; one of another form is of epoch 0."""
+    epoch = int.from_bytes((value or b"")[: _TOKEN.size], "little")
+    return version(epoch_of(epoch), offset) if offset_of(epoch) == 0 and epoch_of(epoch) <= MAX_EPOCH else offset
 
 
 def split_token(value: bytes) -> tuple[int, bytes]:

@@ -85,6 +85,13 @@ class Coherence:
             await self._rewrite(owned, space)
         await self._announce([(owned, space, _mark(owned, space, RecordType.OWNER, 0)) for space in Space])
 
+    async def newest_token(self, partition: int) -> int:
+        """The highest token that Redis knows of a partition, -1 = none, or no Redis."""
+        try:
+            return max([await self._writer.newest_token(space, partition) for space in Space])
+        except ServiceUnavailable:
+            return -1
+
     async def heartbeat(self, owned: Iterable[OwnedPartition], watermarks: Mapping[tuple[Space, int], int]) -> None:
         """Tell readers and Redis how far each partition is, and by when that was proven (rule 11).
 

@@ -162,6 +162,12 @@ class PartitionWriter:
         ]  # fmt: skip
         return [_outcome(reply) for reply in await self._send(calls)]
 
+    async def newest_token(self, space: Space, partition: int) -> int:
+        """Token of the partition's last writer, -1 = nobody wrote it. Raises: ServiceUnavailable."""
+        with redis_errors(self._url):
+            data = await self._redis.get(self._mark(space, partition))
+        return unpack_mark(data).token if isinstance(data, bytes) else -1
+
     async def take(self, space: Space, partition: int, token: int, *, reset: bool = False) -> Mark:
         """Become the partition's owner and read its mark.
 

@@ -11,6 +11,7 @@ import rocksdict
 
 from models.errors import ServiceUnavailable
 from models.market import pages
+from streams.kafka.disk import scan
 from streams.kafka.owned import OwnedPartition
 from streams.settings import Settings
 
@@ -26,7 +27,7 @@ def read_partition(settings: Settings, partition: int) -> OwnedPartition:
 
     Raises:
         ServiceUnavailable: there is no such store.
-        CorruptPage: pages cannot be read.
+        CorruptPage, CorruptStore: pages cannot be read.
     """
     owned = OwnedPartition(partition, settings.topics.prefix)
     with _secondary(store_path(settings, partition)) as db:
@@ -45,7 +46,7 @@ def applied_on_disk(settings: Settings, partition: int) -> int:
 
 
 def _records(db: rocksdict.Rdict) -> Iterator[tuple[bytes, bytes]]:
-    for key, value in db.items():
+    for key, value in scan(db):
         if not key.startswith(b"__"):
             yield key, value
 

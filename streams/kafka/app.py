@@ -8,6 +8,7 @@ from pathlib import Path
 
 import faust
 
+from streams.kafka.room import Room
 from streams.kafka.table import PageTable
 from streams.log import event
 from streams.settings import Settings
@@ -19,10 +20,15 @@ COMMIT_EVERY = 10**9  # records: only time decides when a barrier comes
 
 
 def worker_app(settings: Settings) -> faust.App:
-    """A Faust app of this worker's group; `worker.id` with the run's prefix is the group's name."""
+    """A Faust app of this worker's group; `worker.id` with the run's prefix is the group's name.
+
+    Raises:
+        DiskFull: there is no room for its tables.
+    """
     worker, kafka = settings.worker, settings.kafka
-    data_dir = Path(worker.data_dir) / (settings.topics.prefix.rstrip(".") or "live")
+    data_dir = Path(worker.data_dir) / run_folder(settings)
     data_dir.mkdir(parents=True, exist_ok=True)
+    Room(data_dir, worker.disk_reserve_mb << 20).check()
     return faust.App(
         settings.topics.prefix + worker.id,
         broker=";".join(f"kafka://{address}" for address in kafka.bootstrap.split(",")),
@@ -54,20 +60,32 @@ def discard_foreign_store(app: faust.App, changelog_id: str | None) -> None:
     always right.
     """
     tables, owner = Path(app.conf.tabledir), _owner_file(app)
-    if tables.exists() and (not owner.exists() or owner.read_text() != changelog_id):
+    if any(tables.glob("*.db")) and (not owner.exists() or owner.read_text() != changelog_id):
         event(
             log, "store_discarded", level=logging.WARNING, folder=str(tables), reason="it belongs to another changelog"
         )
         shutil.rmtree(tables)
 
 
+def disown_store(app: faust.App) -> None:
+    """The next start discards the folders, because the changelog ends before what they hold."""
+    _owner_file(app).unlink(missing_ok=True)
+
+
 def claim_store(app: faust.App, changelog_id: str) -> None:
     """Say whose the folder is; once recovery has opened it and before anything is committed."""
-    _owner_file(app).write_text(changelog_id)
+    owner = _owner_file(app)
+    if not owner.exists() or owner.read_text() != changelog_id:  # a full disk would leave it empty
+        owner.write_text(changelog_id)
 
 
 def _owner_file(app: faust.App) -> Path:
     return Path(app.conf.tabledir) / "changelog"
+
+
+def run_folder(settings: Settings) -> str:
+    """Name of this run's folder in the worker's folders."""
+    return settings.topics.prefix.rstrip(".") or "live"
 
 
 def page_table(app: faust.App, settings: Settings) -> PageTable:

@@ -23,7 +23,7 @@ class OwnedPartition:
     """One partition number of all source topics.
 
     Attributes:
-        token: offset of the owner record in the changelog; rises with each assignment (rule 1).
+        token: epoch of the changelog and offset of the owner record in it; rises with each assignment (rule 1).
         epoch: how often the source topics were created anew (rule 6).
         tier: newest version that Redis acknowledged, by space; -1 = nothing.
         announced: newest version that went out as an invalidation, by space.

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
+from models.cache.invalidation import decode
 from models.cache.keys import Space
-from models.cache.version import offset_of
+from models.cache.version import epoch_of, offset_of
+from models.errors import ChangelogLost, CorruptFrame, CorruptPage, CorruptStore, OwnerFenced, ServiceUnavailable
+from models.market import pages
+from models.market.pages import Flush
 from streams import metrics
 from streams.cache.coherence import Coherence
 from streams.kafka.admin import describe_topics, topic_offsets
+from streams.kafka.changelog import last_record, read_changelog
 from streams.kafka.owned import OwnedPartition
 from streams.kafka.table import PageTable
 from streams.log import event
 from streams.settings import Settings
-from streams.topics import FRAMES, WRITES
+from streams.topics import FRAMES, INVALIDATIONS, WRITES
 
 log = logging.getLogger(__name__)
 
@@ -40,39 +46,37 @@ class Ownership:
     ) -> None:
         self.partitions: dict[int, OwnedPartition] = {}
         self.lock = asyncio.Lock()
+        self._flushing = asyncio.Lock()
         self._settings = settings
         self._table = table
         self._producer = producer
         self._coherence = coherence
+        self._changelog_end: dict[int, int] = {}  # the offset that our next record gets while nobody else writes
         self._owner = settings.worker.instance_id or socket.gethostname()
 
     async def assign(self, numbers: Iterable[int]) -> None:
         """Own partitions whose pages Faust has just recovered; returns when they are served.
 
         Raises:
-            CorruptPage: pages cannot be read.
+            CorruptPage, CorruptStore: pages cannot be read, neither from disk nor from the changelog.
+            ChangelogLost: the changelog was emptied and the disk does not have what it held.
             OwnerFenced, PublishFailed, ServiceUnavailable: as the parts say.
         """
         began = time.monotonic()
         async with self.lock:
             names = {space: self._settings.topics.prefix + topic for space, topic in SOURCE_TOPICS.items()}
-            states = await describe_topics(self._settings, names.values())
+            changelog = self._table.changelog_topic_name
+            states = await describe_topics(self._settings, [*names.values(), changelog])
             ends = await topic_offsets(self._settings, states.values())
             for number in numbers:
-                owned = OwnedPartition(number, self._settings.topics.prefix)
-                records = list(self._table.pages(number))
-                owned.load(records)
+                self._check_changelog(number, first=ends[changelog][number][0])
+                owned = await self._own(number)
                 beyond_end = any(
                     owned.applied(space) >= 0 and offset_of(owned.applied(space)) >= ends[name][number][1]
                     for space, name in names.items()
                 )
                 if owned.check_topics({name: states[name].id for name in names.values()}, beyond_end=beyond_end):
                     event(log, "epoch_raised", level=logging.WARNING, partition=number, epoch=owned.epoch)
-                owned.token = await self._table.take(
-                    self._producer, number, self._owner, self._settings.kafka.request_timeout_s
-                )
-                if number in self._table.data.ignored:
-                    owned.rewrite_pages(records)
                 await self._coherence.take_over(owned)
                 self.partitions[number] = owned
         event(
@@ -88,28 +92,145 @@ class Ownership:
         """Make the pages of these source partitions durable before Faust commits their offsets.
 
         Order: no round is in flight -> copy changed pages and positions in one step -> changelog acknowledged, control
-        page last -> RocksDB -> the caller commits.
+        page last -> nobody else took the partition meanwhile -> RocksDB -> the caller commits.
 
         Raises:
-            PublishFailed: nothing may be committed.
+            PublishFailed, OwnerFenced, DiskFull, CorruptStore: nothing may be committed.
         """
         numbers = {tp.partition for tp in commit_offsets} & self.partitions.keys()
         if not numbers:
             return
         began = time.perf_counter()
-        flushes = []
-        for owned in [self.partitions[number] for number in sorted(numbers)]:
+        async with self._flushing:
+            await self._flush(numbers)
+        metrics.BARRIERS.inc()
+        metrics.BARRIER_SECONDS.observe(time.perf_counter() - began)
+
+    async def patrol(self) -> None:
+        """Look whether somebody else wrote a changelog while this owner had nothing to write, then act as a barrier.
+
+        An idle owner would not notice a zombie's late pages before compaction has taken its own, which lie below.
+
+        Raises: as `barrier`; that Kafka does not say where its logs end is only logged.
+        """
+        name = self._table.changelog_topic_name
+        async with self._flushing:
+            mine = dict(self._changelog_end)
+            try:
+                states = await describe_topics(self._settings, [name])
+                ends = (await topic_offsets(self._settings, states.values()))[name]
+            except ServiceUnavailable as exc:
+                event(log, "patrol_missed", level=logging.WARNING, detail=str(exc))
+                return
+            await self._flush(number for number, end in mine.items() if ends[number][1] > end)
+
+    async def _flush(self, numbers: Iterable[int]) -> None:
+        flushes: list[tuple[OwnedPartition, Flush]] = []
+        for number in sorted(numbers):
             async with self.lock:  # a turn each: rounds go on between them
-                flushes.append((owned, owned.flush()))
-        sent = await asyncio.gather(
-            *(
-                self._table.write(self._producer, o.number, o.token, flush, self._settings.kafka.request_timeout_s)
-                for o, flush in flushes
-            )
-        )
+                if (owned := self.partitions.get(number)) is not None:
+                    flushes.append((owned, owned.flush()))
+        ends = await asyncio.gather(*(self._make_durable(o, flush) for o, flush in flushes), return_exceptions=True)
+        for end in ends:
+            if end is not None:
+                raise end
         for owned, _ in flushes:
             owned.market.books.release_dropped()
-        metrics.BARRIERS.inc()
-        metrics.CHANGELOG_RECORDS.inc(sum(records for records, _ in sent))
-        metrics.CHANGELOG_BYTES.inc(sum(size for _, size in sent))
-        metrics.BARRIER_SECONDS.observe(time.perf_counter() - began)
+
+    async def _own(self, number: int) -> OwnedPartition:
+        """A token, everything that the changelog holds before it, and the state that this makes."""
+        deadline_s = self._settings.kafka.request_timeout_s
+        owned = OwnedPartition(number, self._settings.topics.prefix)
+        epoch = await self._token_epoch(number)
+        owned.token = await self._table.take(
+            self._producer, number, epoch=epoch, owner=self._owner, deadline_s=deadline_s
+        )
+        self._changelog_end[number] = offset_of(owned.token) + 1
+        await self._catch_up(number, offset_of(owned.token))
+        try:
+            records = list(self._table.pages(number))
+            owned.load(records)
+        except (CorruptPage, CorruptStore) as exc:
+            self._table.data.rebuild(number, exc)
+            await self._catch_up(number, offset_of(owned.token))
+            owned = OwnedPartition(number, self._settings.topics.prefix, token=owned.token)
+            records = list(self._table.pages(number))
+            owned.load(records)
+        self._table.own(number, owned.token)
+        if self._table.data.must_rewrite(number):
+            owned.rewrite_pages(records)
+        return owned
+
+    def _check_changelog(self, number: int, *, first: int) -> None:
+        """Compaction leaves a log's first offset at 0; only deletion moves it. Faust would serve an empty state."""
+        if first > (held := self._table.data.offset(number) + 1):
+            raise ChangelogLost(
+                f"partition {number} of {self._table.changelog_topic_name} was emptied: it begins at offset {first}, "
+                f"and the disk holds only what was before {held}; bring back a newer folder or checkpoint, or delete "
+                "the topic and reset the group's offsets to read the sources again"
+            )
+
+    async def _token_epoch(self, number: int) -> int:
+        """That of the changelog's owners; a changelog without any is new, and rises above all that was ever heard.
+
+        Copies outlive a changelog that was deleted, and would refuse tokens that begin at 0 again.
+        """
+        if (newest := self._table.data.newest_token(number)) >= 0:
+            return epoch_of(newest)
+        newest = await self._coherence.newest_token(number)
+        name = self._settings.topics.prefix + INVALIDATIONS
+        if (record := await last_record(self._settings.kafka, name, number)) is not None:
+            with contextlib.suppress(CorruptFrame):
+                newest = max(newest, decode(record.value or b"").token)
+        return epoch_of(newest) + 1 if newest >= 0 else 0
+
+    async def _catch_up(self, number: int, end: int) -> None:
+        """Apply what the former owner wrote after Faust had looked where the changelog ends, and before our record."""
+        store = self._table.data
+        if (start := store.offset(number) + 1) < end:
+            changelog = self._table.changelog_topic_name
+            async for records in read_changelog(self._settings.kafka, changelog, number, start=start, end=end):
+                store.apply(number, records)
+
+    async def _make_durable(self, owned: OwnedPartition, flush: Flush) -> None:
+        number = owned.number
+        while True:
+            sent = await self._table.send(
+                self._producer, number, owned.token, flush, self._settings.kafka.request_timeout_s
+            )
+            alone = await self._wrote_alone(owned, sent.offsets)
+            await self._table.store(number, sent, rewrite=not alone)
+            metrics.CHANGELOG_RECORDS.inc(len(sent.records))
+            metrics.CHANGELOG_BYTES.inc(sent.n_bytes)
+            if alone:
+                return await self._table.checkpoint(number)
+            # A former owner's pages lie above ours: compaction would keep those, and recovery pass over them (rule 1).
+            event(log, "pages_written_again", level=logging.WARNING, partition=number, token=owned.token)
+            async with self.lock:
+                owned.rewrite_pages(list(self._table.pages(number)))
+                flush = owned.flush()
+
+    async def _wrote_alone(self, owned: OwnedPartition, offsets: Sequence[range]) -> bool:
+        """Whether no record of anybody else lies before or between ours.
+
+        Raises:
+            OwnerFenced: one of those records is a newer owner's: our disk must not say that it holds what is below.
+        """
+        start = end = self._changelog_end[owned.number]
+        alone = True
+        for batch in offsets:
+            alone, end = alone and batch.start == end, batch.stop
+        self._changelog_end[owned.number] = end
+        if alone:
+            return True
+        changelog = self._table.changelog_topic_name
+        async for records in read_changelog(self._settings.kafka, changelog, owned.number, start=start):
+            for record in records:
+                if record.key != pages.OWNER:
+                    continue
+                if (newer := pages.owner_token(record.value, record.offset)) > owned.token:
+                    raise OwnerFenced(
+                        f"changelog partition {owned.number}: owner {owned.token} was followed by {newer}; "
+                        "this worker stops and leaves its disk as it was"
+                    )
+        return False

@@ -3,146 +3,124 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import rocksdict
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
-from faust.stores.rocksdb import Store
 from faust.tables.table import Table
-from faust.types import TP
 
+from models.cache.version import version
 from models.errors import CorruptPage, PublishFailed
 from models.market import pages
 from models.market.pages import Flush, Record
+from streams.kafka.disk import scan, store_errors
+from streams.kafka.store import NEWEST_TOKEN, REWRITE, ROCKSDB, FencedStore
 
 BATCH_BYTES = 1 << 20
 WRITE_BATCH = 1000  # rocksdict holds the GIL while it writes a batch: 1000 keep every thread under 35 ms
-NEWEST_TOKEN = b"__marketprism\0token__"
-ROCKSDB = {
-    "driver": "rocksdict",
-    "block_cache_size": 32 << 20,
-    "write_buffer_size": 8 << 20,
-}  # a partition; Faust: 2 GiB
 
 
-class FencedStore(Store):  # type: ignore[misc]
-    """RocksDB of one table; recovery passes over records of owners that had lost the partition (protocol rule 1).
+class Sent(NamedTuple):
+    """What one flush of one partition became in the changelog.
 
     Attributes:
-        ignored: partitions in which recovery had to pass over a record: their pages must be written again, because
-            compaction would keep the zombie's record instead of the good one before it.
+        offsets: those of each batch, in order; a hole between them, or before the first, is somebody else's.
+        records: with their tokens, as they have to be in RocksDB.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.ignored: set[int] = set()
+    offsets: list[range]
+    records: list[Record]
 
-    def db(self, partition: int) -> rocksdict.Rdict:
-        return self._db_for_partition(partition)
-
-    def newest_token(self, partition: int) -> int:
-        return int(self.db(partition).get(NEWEST_TOKEN) or -1)
-
-    def apply_changelog_batch(
-        self, batch: Iterable[Any], to_key: Callable[..., Any], to_value: Callable[..., Any]
-    ) -> None:
-        by_partition: dict[int, list[Any]] = {}
-        for event in batch:
-            by_partition.setdefault(event.message.partition, []).append(event.message)
-        for partition, messages in by_partition.items():
-            newest = self.newest_token(partition)
-            writes = rocksdict.WriteBatch(raw_mode=True)
-            for message in messages:
-                if message.key == pages.OWNER:
-                    newest = max(newest, message.offset)
-                elif message.value is None:
-                    writes.delete(message.key)
-                elif pages.split_token(message.value)[0] < newest:
-                    self.ignored.add(partition)
-                else:
-                    writes.put(message.key, message.value)
-            writes.put(NEWEST_TOKEN, str(newest).encode())
-            writes.put(self.offset_key, str(messages[-1].offset).encode())
-            self.db(partition).write(writes)
-
-    def revoke_partitions(self, table: Any, tps: set[TP]) -> None:
-        for tp in tps:
-            if tp.topic in table.changelog_topic.topics:
-                self._close(tp.partition)
-
-    async def stop(self) -> None:
-        for partition in list(self._dbs):
-            self._close(partition)
-
-    def _close(self, partition: int) -> None:
-        # Faust only drops its reference, which leaves the lock on the folder until some later collection.
-        if (db := self._dbs.pop(partition, None)) is not None:
-            db.close()
-            del db
-            gc.collect()
+    @property
+    def n_bytes(self) -> int:
+        return sum(len(key) + len(value or b"") for key, value in self.records)
 
 
 class PageTable(Table):  # type: ignore[misc]
-    """State pages of all partitions: `pages()` after a recovery, `take()` on assignment, `write()` at a barrier."""
+    """State pages of all partitions: `pages()` after a recovery, `take`, then `send` and `store` at each barrier."""
 
     def _new_store(self) -> FencedStore:
         return FencedStore("rocksdb://", self.app, self, table_name=self.name, options=dict(ROCKSDB), loop=self.loop)
 
     def pages(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
-        """Keys and bodies (without token) that recovery left on disk, keys rising."""
-        for key, value in self.data.db(partition).items():
-            if not key.startswith((b"__",)):
+        """Keys and bodies (without token) that recovery left on disk, keys rising.
+
+        Raises:
+            CorruptStore: the disk gave something else than was written.
+        """
+        for key, value in scan(self.data.db(partition)):
+            if not key.startswith(b"__"):
                 yield key, pages.split_token(value)[1]
 
-    async def take(self, producer: AIOKafkaProducer, partition: int, owner: str, deadline_s: float) -> int:
-        """Append an owner record; its offset is the new owner's token, higher than every earlier one.
+    async def take(
+        self, producer: AIOKafkaProducer, partition: int, *, epoch: int, owner: str, deadline_s: float
+    ) -> int:
+        """Append an owner record: the new owner's token, higher than every earlier one.
 
         Raises:
             PublishFailed: the changelog did not acknowledge it.
         """
-        offset = await _acknowledged(
-            producer, self.changelog_topic_name, partition, [[(pages.OWNER, owner.encode())]], deadline_s
-        )
-        store = self.data
-        store.db(partition).put(NEWEST_TOKEN, str(offset).encode())
-        return offset
+        record = pages.owner_record(epoch, owner)
+        (offsets,) = await _acknowledged(producer, self.changelog_topic_name, partition, [[record]], deadline_s)
+        return version(epoch, offsets[0])
 
-    async def write(
+    def own(self, partition: int, token: int) -> None:
+        """Remember the token beside the pages, so that older owners' records are passed over later."""
+        with store_errors(self.data.folder(partition)):
+            self.data.db(partition).put(NEWEST_TOKEN, str(token).encode())
+
+    async def send(
         self, producer: AIOKafkaProducer, partition: int, token: int, flush: Flush, deadline_s: float
-    ) -> tuple[int, int]:
-        """Make a flush durable: changelog first, its control page after all other pages, then RocksDB.
+    ) -> Sent:
+        """Send a flush to the changelog: its control page after all other pages are acknowledged.
 
         Records of one group go in one Kafka batch, which the broker appends whole or not at all.
 
-        Returns:
-            Records and bytes sent to the changelog.
-
         Raises:
-            PublishFailed: not everything was acknowledged; nothing was written to RocksDB.
+            PublishFailed: not everything was acknowledged.
         """
         topic = self.changelog_topic_name
         groups = [[(key, _stamped(token, body)) for key, body in group] for group in flush.groups]
         control = (flush.control[0], _stamped(token, flush.control[1]))
-        if groups:
-            await _acknowledged(producer, topic, partition, groups, deadline_s)
-        last_offset = await _acknowledged(producer, topic, partition, [[control]], deadline_s)
-        records = [record for group in groups for record in group] + [control]
+        offsets = await _acknowledged(producer, topic, partition, groups, deadline_s) if groups else []
+        offsets += await _acknowledged(producer, topic, partition, [[control]], deadline_s)
+        return Sent(offsets, [record for group in groups for record in group] + [control])
+
+    async def store(self, partition: int, sent: Sent, *, rewrite: bool) -> None:
+        """Write what the changelog has acknowledged to RocksDB, its offset with the last batch.
+
+        Args:
+            rewrite: the next flush has to hold all pages, also if another process comes to write it.
+
+        Raises:
+            DiskFull, CorruptStore: it is not all there; a restart takes the rest from the changelog.
+        """
         db = self.data.db(partition)
-        for at in range(0, len(records), WRITE_BATCH):
+        for at in range(0, len(sent.records), WRITE_BATCH):
             writes = rocksdict.WriteBatch(raw_mode=True)
-            for key, value in records[at : at + WRITE_BATCH]:
+            for key, value in sent.records[at : at + WRITE_BATCH]:
                 if value is None:
                     writes.delete(key)
                 else:
                     writes.put(key, value)
-            if at + WRITE_BATCH >= len(records):
-                writes.put(self.data.offset_key, str(last_offset).encode())
-            db.write(writes)
+            if at + WRITE_BATCH >= len(sent.records):
+                writes.put(self.data.offset_key, str(sent.offsets[-1][-1]).encode())
+                if rewrite:
+                    writes.put(REWRITE, b"")
+                else:
+                    writes.delete(REWRITE)
+            with store_errors(self.data.folder(partition)):
+                db.write(writes)
             await asyncio.sleep(0)
-        return len(records), sum(len(key) + len(value or b"") for key, value in records)
+
+    async def checkpoint(self, partition: int) -> None:
+        """Make a checkpoint if one is due; call it between two flushes, when the store holds a whole one."""
+        store = self.data
+        if store.checkpoints and store.checkpoints.due(partition):
+            db, offset = store.db(partition), store.offset(partition)
+            await asyncio.to_thread(store.checkpoints.make, db, partition, offset)
 
 
 def _stamped(token: int, body: bytes | None) -> bytes | None:
@@ -151,8 +129,8 @@ def _stamped(token: int, body: bytes | None) -> bytes | None:
 
 async def _acknowledged(
     producer: AIOKafkaProducer, topic: str, partition: int, groups: list[list[Record]], deadline_s: float
-) -> int:
-    """Send groups of records in order, none cut by the border of a batch; the offset of the last once all are acked."""
+) -> list[range]:
+    """Send groups of records in order, none cut by the border of a batch; each batch's offsets once all are acked."""
     try:
         async with asyncio.timeout(deadline_s):
             sent = []
@@ -170,10 +148,8 @@ async def _acknowledged(
                 n_in_batch += len(group)
                 size += group_bytes
             sent.append((await producer.send_batch(batch, topic, partition=partition), n_in_batch))
-            last = -1
-            for future, n_records in sent:
-                last = (await future).offset + n_records - 1
-            return last
+            firsts = [((await future).offset, n_records) for future, n_records in sent]
+            return [range(first, first + n_records) for first, n_records in firsts]
     except (TimeoutError, KafkaError) as exc:
         raise PublishFailed(
             f"{topic} partition {partition} did not acknowledge state pages within {deadline_s} s "

@@ -30,6 +30,7 @@ from tests.workers import GOLDEN, Assassin, Between, metric, sample_day, wipe
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 N_KILLS = 3
+N_SOAK_KILLS = 20
 DEADLINE_S = 60.0
 SPEED = 150  # the sample day in 6 s: its frames meet a worker that is busy, dead or catching up
 
@@ -49,14 +50,21 @@ def crashing(settings: Settings) -> Settings:
     )
 
 
-def moments(seed: int, n: int) -> list[int]:
-    """Where the kills fall: seeded, one in each of the first three fifths of `n`."""
-    fifth = n // 5
-    return [fifth * k + random.Random(seed + k).randrange(fifth // 2, fifth) for k in range(N_KILLS)]
+def moments(seed: int, n: int, n_kills: int = N_KILLS) -> list[int]:
+    """Where the kills fall: seeded, one in each part of `n`, the last two parts without."""
+    part = n // (n_kills + 2)
+    return [part * k + random.Random(seed + k).randrange(part // 2, part) for k in range(n_kills)]
 
 
 async def replayed(
-    settings: Settings, day: Day, log: Path, wait_until: WaitUntil, *, seed: int, between: Between = lambda kill: None
+    settings: Settings,
+    day: Day,
+    log: Path,
+    wait_until: WaitUntil,
+    *,
+    seed: int,
+    between: Between = lambda kill: None,
+    n_kills: int = N_KILLS,
 ) -> Settings:
     """Replay the day through a worker that is killed on the way; settings of the run, all of it served."""
     struck: list[int] = []
@@ -65,7 +73,7 @@ async def replayed(
         await assassin.strike()
         struck.append(pause.seq)
 
-    replay = Replay([day], settings, speed=SPEED, pause_at=moments(seed, day.rows), on_pause=strike)
+    replay = Replay([day], settings, speed=SPEED, pause_at=moments(seed, day.rows, n_kills), on_pause=strike)
     run = replay.settings
     await ensure_topics(run)
     async with WorkerProcess(run, log) as worker:
@@ -73,7 +81,7 @@ async def replayed(
         report = await replay.run()
         await assassin.back_at_work()
         await wait_served(run, report.offsets, DEADLINE_S)
-    assert assassin.kills == N_KILLS
+    assert assassin.kills == n_kills
     assert report.frames > 500, "the frames are small"
     print(f"killed after rows {struck} of {report.rows}, {report.frames} frames")
     return run
@@ -114,21 +122,46 @@ async def test_a_worker_without_a_name_of_its_own_is_replaced_when_its_session_e
 async def test_json_ticks_are_counted_once_by_a_gateway_that_is_killed(
     crashing: Settings, day: Day, tmp_path: Path, wait_until: WaitUntil
 ) -> None:
-    chunks = [chunk.tolist() for chunk in np.array_split(np.array(list(json_lines(day)), object), 60)]
-    strikes = {moment // 100 for moment in moments(15, 100 * len(chunks))}
-    await define(crashing, day)
-    async with WorkerProcess(crashing, tmp_path / "log") as worker, JsonPublisher(crashing) as publisher:
+    await gateway_killed(crashing, day, tmp_path / "log", wait_until, seed=15)
+    await is_the_day(crashing, ended=False)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [21, 22])
+async def test_a_worker_killed_twenty_times_in_one_replay_serves_the_day(
+    crashing: Settings, day: Day, tmp_path: Path, wait_until: WaitUntil, seed: int
+) -> None:
+    await is_the_day(await replayed(crashing, day, tmp_path / "log", wait_until, seed=seed, n_kills=N_SOAK_KILLS))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+async def test_a_gateway_killed_twenty_times_in_one_day_counts_every_tick_once(
+    crashing: Settings, day: Day, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    await gateway_killed(crashing, day, tmp_path / "log", wait_until, seed=23, n_kills=N_SOAK_KILLS)
+    await is_the_day(crashing, ended=False)
+
+
+async def gateway_killed(
+    settings: Settings, day: Day, log: Path, wait_until: WaitUntil, *, seed: int, n_kills: int = N_KILLS
+) -> None:
+    """Send the day as JSON ticks to a worker that is killed on the way, and wait until all of them are counted."""
+    chunks = [chunk.tolist() for chunk in np.array_split(np.array(list(json_lines(day)), object), 20 * n_kills)]
+    strikes = {moment // 100 for moment in moments(seed, 100 * len(chunks), n_kills)}
+    await define(settings, day)
+    async with WorkerProcess(settings, log) as worker, JsonPublisher(settings) as publisher:
         assassin = Assassin(worker, wait_until)
         for number, chunk in enumerate(chunks):
             await publisher.publish(chunk)
             if number in strikes:
                 await assassin.strike()
         await assassin.back_at_work()
-        await all_counted(crashing, wait_until)
-        assert assassin.kills == N_KILLS
-        repeated = sum((await last_offsets(crashing)).values())
+        await all_counted(settings, wait_until)
+        assert assassin.kills == n_kills
+        repeated = sum((await last_offsets(settings)).values())
         print(f"{sum(map(len, chunks))} JSON ticks became {repeated + 4} frames")
-    await is_the_day(crashing, ended=False)
 
 
 async def test_what_is_read_again_from_the_first_record_on_is_dropped_row_by_row(

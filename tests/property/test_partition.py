@@ -111,18 +111,24 @@ class CrashingWorker:
     def restart(self) -> None:
         """Begin again from the changelog; Kafka gives everything after the control page again, and perhaps more."""
         self.n_crashes += 1
-        found = [(key, pages.split_token(value)[1]) for key, value in sorted(self.changelog.items())]
+        self.recover()
+        found = self.read([(key, pages.split_token(value)[1]) for key, value in sorted(self.changelog.items())])
         self.owned = OwnedPartition(0, "")
-        found = self.read(found)
         self.owned.load(found)
         market = self.owned.market
         self.n_ahead += bool((market.rows.page_version > market.applied).any())
         self.n_waiting += any(market.books.pending_bytes(slot) for slot in range(len(market.slots)))
         if self.random.random() < 0.3:
             self.owned.rewrite_pages(found)
+        self.next_frame, self.next_write = self.committed_or_earlier()
+
+    def recover(self) -> None:
+        """Make `changelog` what a restart finds."""
+
+    def committed_or_earlier(self) -> tuple[int, int]:
+        """The frame and the write with which Kafka begins again."""
         earlier = self.random.choice([0, 0, 1, 5])
-        self.next_frame = max(self.owned.market.applied + 1 - earlier, 0)
-        self.next_write = max(self.owned.entries.applied + 1 - earlier, 0)
+        return max(self.owned.market.applied + 1 - earlier, 0), max(self.owned.entries.applied + 1 - earlier, 0)
 
     def run(self) -> None:
         """Everything to the end of both logs, with whole barriers and broken ones."""
@@ -188,12 +194,12 @@ def logs(seed: int) -> dict[str, Any]:
     return {"frames": log_of(seed, n_frames=50, gaps=True), "writes": writes_of(seed, 50)}
 
 
-def differences(seed: int, **variant: Callable[..., Any]) -> list[str]:
+def differences(seed: int, worker: type[CrashingWorker] = CrashingWorker, **variant: Callable[..., Any]) -> list[str]:
     """What a worker that crashes knows other than one that does not; also before its last barrier and restart."""
     calm = CrashingWorker(**logs(seed), random=Random(0))
     calm.apply(10**6)
     calm.barrier()
-    crashing = CrashingWorker(**logs(seed), random=Random(seed), **variant)
+    crashing = worker(**logs(seed), random=Random(seed), **variant)
     found: list[str] = []
     for step in (crashing.run, crashing.run_to_the_changelog):
         try:

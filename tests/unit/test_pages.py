@@ -125,3 +125,12 @@ def test_damaged_page_is_refused(name: str, damage: object) -> None:
 def test_row_page_of_another_length_is_refused(size: int) -> None:
     with pytest.raises(CorruptPage, match=f"a row page has {size} bytes"):
         pages.decode_rows(bytes(size))
+
+
+def test_a_token_is_the_epoch_that_an_owner_record_carries_and_the_offset_it_gets() -> None:
+    key, value = pages.owner_record(3, "host")
+    assert key == pages.OWNER and value is not None
+    assert pages.owner_token(value, 12) == 3 << 48 | 12
+    assert pages.owner_token(pages.owner_record(0, "host")[1], 12) == 12
+    for other in (None, b"", b"hostname-of-old", b"\xff" * 8):
+        assert pages.owner_token(other, 12) == 12, "a record of another form is of epoch 0"

@@ -1,0 +1,139 @@
+"""The broker is restarted, or hangs, while ticks flow: the worker goes on, or ends with an error; nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from agents.cli.worker import EXIT_S
+from models.errors import DeadlineExceeded
+from streams.days.replay import Pause, Replay
+from streams.days.served import disk_finals, redis_differences, served_digest, wait_served
+from streams.services import LocalSite
+from streams.services.ports import free_ports
+from streams.services.worker import WorkerProcess
+from streams.settings import ServicesSettings, Settings
+from tests.conftest import WaitUntil
+from tests.workers import GOLDEN, is_gone, sample_day
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+DEADLINE_S = 90.0
+SPEED = 100
+STALL_S = 3.0
+
+
+@pytest_asyncio.fixture
+async def own_site(settings: Settings, tmp_path: Path) -> AsyncIterator[tuple[LocalSite, Settings]]:
+    """A Kafka and a Redis for one test to mistreat; what the broker has outlives its restart."""
+    kafka, controller, redis = free_ports(3)
+    site = LocalSite(
+        ServicesSettings(
+            state_dir=str(tmp_path / "state"), kafka_port=kafka, controller_port=controller, redis_port=redis
+        )
+    )
+    await asyncio.to_thread(site.up)
+    try:
+        yield (
+            site,
+            replace(
+                settings,
+                kafka=replace(settings.kafka, bootstrap=site.addresses.bootstrap),
+                redis=replace(settings.redis, url=site.addresses.redis_url),
+                publisher=replace(settings.publisher, frame_ticks=64, delivery_timeout_s=60.0),
+            ),
+        )
+    finally:
+        await asyncio.to_thread(site.down)
+
+
+async def is_the_day(run: Settings) -> None:
+    assert served_digest(run) == GOLDEN["digest"]
+    assert await redis_differences(run, disk_finals(run)) == []
+
+
+def broker(site: LocalSite) -> psutil.Process:
+    (pid,) = [service.pid for service in site.status() if service.name == "Kafka"]
+    assert pid
+    return psutil.Process(pid)
+
+
+async def test_a_worker_outlives_a_restart_of_its_broker_under_load(
+    own_site: tuple[LocalSite, Settings], tmp_path: Path
+) -> None:
+    site, settings = own_site
+    day = sample_day()
+
+    async def restart() -> None:
+        process = broker(site)
+        process.kill()
+        await asyncio.to_thread(process.wait, 10)
+        await asyncio.to_thread(site.up)
+
+    async def begin(_: Pause) -> None:  # the replay goes on meanwhile
+        restarts.append(asyncio.create_task(restart()))
+
+    restarts: list[asyncio.Task[None]] = []
+    replay = Replay([day], settings, speed=SPEED, pause_at=[day.rows // 3], on_pause=begin)
+    run = replay.settings
+    async with WorkerProcess(run, tmp_path / "log") as worker:
+        first = worker.pid
+        report = await replay.run()
+        await restarts[0]
+        await wait_served(run, report.offsets, DEADLINE_S)
+        await is_the_day(run)
+        assert worker.pid == first
+    assert "worker_failed" not in (tmp_path / "log").read_text()
+
+
+async def test_a_broker_that_hangs_ends_the_worker_and_the_next_one_serves_the_day(
+    own_site: tuple[LocalSite, Settings], tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    site, settings = own_site
+    settings = replace(settings, worker=replace(settings.worker, stall_timeout_s=STALL_S))
+    day, log = sample_day(), tmp_path / "log"
+    took: list[float] = []
+
+    async def freeze(_: Pause) -> None:
+        # what was sent before the pause is in its sockets; the worker's round and barrier now wait for acknowledgements
+        process = broker(site)
+        process.suspend()
+        began = time.monotonic()
+        try:
+            await wait_until(lambda: is_gone(worker.pid), DEADLINE_S, "its end")
+            took.append(time.monotonic() - began)
+        finally:
+            process.resume()
+
+    replay = Replay([day], settings, speed=SPEED, pause_at=[day.rows // 3], on_pause=freeze)
+    run = replay.settings
+    async with WorkerProcess(run, log) as worker:
+        running = asyncio.create_task(replay.run())
+        await wait_until(lambda: took, DEADLINE_S, "the end of the worker")
+        assert "made no progress for" in worker.last_line()
+        print(f"the worker ended {took[0]:.1f} s after its broker had stopped answering")
+        assert took[0] < STALL_S + EXIT_S + 10
+        await worker.start()
+        report = await running
+        await wait_served(run, report.offsets, DEADLINE_S)
+        await is_the_day(run)
+
+
+async def test_a_worker_whose_broker_is_gone_says_so_and_ends(
+    own_site: tuple[LocalSite, Settings], tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    site, settings = own_site
+    settings = replace(settings, worker=replace(settings.worker, stall_timeout_s=STALL_S))
+    async with WorkerProcess(settings, tmp_path / "log") as worker:
+        broker(site).kill()
+        await wait_until(lambda: is_gone(worker.pid), DEADLINE_S, "the end of the worker")
+        assert "worker_failed" in (tmp_path / "log").read_text()
+        with pytest.raises((DeadlineExceeded, Exception), match="does not answer"):
+            await worker.start()
