@@ -55,6 +55,14 @@ class CorruptDay(MarketPrismError):
     """A recorded day misses a file, or a checksum or row count is wrong."""
 
 
+class InvalidRecipe(MarketPrismError):
+    """A day cannot be generated as asked: its numbers do not fit together."""
+
+
+class NothingToMeasure(MarketPrismError):
+    """A measure was asked of a day or an instrument without messages."""
+
+
 class TickRefused(MarketPrismError):
     """A tick breaks the rules of the wire; `reason` is one of the words in docs/wire.md.
 
