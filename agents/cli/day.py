@@ -9,8 +9,10 @@ from pathlib import Path
 import click
 import msgspec
 
+from agents.cli.day_generate import generate
 from agents.cli.day_import import import_day
-from agents.cli.output import echo_json, json_option, print_table
+from agents.cli.day_shape import show_shape
+from agents.cli.output import echo_json, json_option, print_table, refuse_existing
 from agents.cli.progress import progress_bar
 from streams.days.day import Day
 from streams.days.sample import make_sample
@@ -32,6 +34,7 @@ def day() -> None:
 
 
 day.add_command(import_day)
+day.add_command(generate)
 
 
 @day.command()
@@ -45,7 +48,7 @@ def sample(out: Path, seed: int, as_json: bool) -> None:
     Example:
       marketprism day sample --seed 7 --out days/sample
     """
-    _refuse_existing(out)
+    refuse_existing(out)
     made = make_sample(out, seed)
     if as_json:
         echo_json({"name": made.name, "rows": made.rows, "instruments": len(made.manifest.instruments)})
@@ -55,14 +58,23 @@ def sample(out: Path, seed: int, as_json: bool) -> None:
 
 @day.command()
 @_day_folder
+@click.option("--shape", is_flag=True, help="Measure how bursty the day is and compare it with a real one.")
+@click.option("--instrument", metavar="I", help="Whose shape; by default the one with the most rows.")
+@click.option("--plot", metavar="FILE.html", type=click.Path(dir_okay=False, path_type=Path), help="Draw the shape.")
 @json_option
-def info(path: Path, as_json: bool) -> None:
-    """Say what a day holds (its manifest; `verify` proves it).
+def info(path: Path, shape: bool, instrument: str | None, plot: Path | None, as_json: bool) -> None:
+    """Say what a day holds (its manifest; `verify` proves it), or what shape its messages have.
 
     \b
-    Example:
+    Examples:
       marketprism day info days/btc --json
+      marketprism day info --shape --plot shape.html days/btc
     """
+    if shape:
+        show_shape(path, instrument, plot, as_json=as_json)
+        return
+    if instrument or plot:
+        raise click.UsageError("--instrument and --plot go with --shape")
     manifest = Day.open(path).manifest
     if as_json:
         echo_json(msgspec.to_builtins(manifest))
@@ -105,11 +117,6 @@ def verify(path: Path, as_json: bool) -> None:
     if not result.ok:
         click.echo(f"marketprism: {path} is damaged: {result.problems[0]}", err=True)
         sys.exit(1)
-
-
-def _refuse_existing(out: Path) -> None:
-    if out.exists():
-        raise click.BadParameter(f"{out} exists already; a day is never overwritten", param_hint="--out")
 
 
 def _utc(ns: int) -> str:

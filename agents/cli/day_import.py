@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from agents.cli.output import echo_json, json_option, print_table
+from agents.cli.output import echo_json, json_option, print_table, refuse_existing
 from agents.cli.progress import progress_bar
 from models.errors import InvalidInstrument
 from models.market.instruments import MARKET_TYPES, Instrument, parse
@@ -150,8 +150,7 @@ def import_day(
       marketprism day import --from csv trades.csv --kind trade --map ts=time,price=px,size=qty \\
           --instrument lab.spot.BTC-USD --time-unit ms --out days/lab
     """
-    if out.exists():
-        raise click.BadParameter(f"{out} exists already; a day is never overwritten", param_hint="--out")
+    refuse_existing(out)
     columns = tuple(part for text in map for part in text.split(","))
     of_sources = _Said(symbol=symbol, map=columns, **said)
     of_sources.check(importer)

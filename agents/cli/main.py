@@ -22,7 +22,7 @@ COMMANDS = {
     "get": ("agents.cli.cache", "get", "Read a key."),
     "put": ("agents.cli.cache", "put", "Write a generic key."),
     "watch": ("agents.cli.cache", "watch", "Print a key each time it changes."),
-    "day": ("agents.cli.day", "day", "Import, inspect and verify recorded days."),
+    "day": ("agents.cli.day", "day", "Import, generate, inspect and verify days."),
     "replay": ("agents.cli.replay", "replay", "Replay recorded days at any speed."),
     "simulate": ("agents.cli.simulate", "simulate_command", "Hit ratio of eviction policies on a recorded trace."),
     "dead": ("agents.cli.dead", "dead", "List refused records, or resubmit them."),

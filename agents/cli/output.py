@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -32,3 +33,9 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[obje
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     Console().print(table)
+
+
+def refuse_existing(out: Path) -> None:
+    """Wrong use, before any work is done: something is where `--out` shall be."""
+    if out.exists():
+        raise click.BadParameter(f"{out} exists already; a day is never overwritten", param_hint="--out")

@@ -120,6 +120,7 @@ class DayWriter:
         self._recv: tuple[int, int] | None = None
         self._event: tuple[int, int] | None = None
         self._ended = True
+        self._attached: list[str] = []
 
     def __enter__(self) -> DayWriter:
         if self.path.exists():
@@ -175,6 +176,11 @@ class DayWriter:
         self._parquet.write_table(_to_table(held[:n]), row_group_size=ROW_GROUP)
         self._held, self._n_held = [held[n:]], len(held) - n
 
+    def attach(self, name: str, content: bytes) -> None:
+        """Put a further file beside the ticks; the manifest has its checksum."""
+        (self._temporary / name).write_bytes(content)
+        self._attached.append(name)
+
     def finish(self, instruments: Sequence[Instrument]) -> Day:
         """Write the manifest and move the day to its place; `instruments` in the order of the rows' ids."""
         if not self._ended:
@@ -195,13 +201,14 @@ class DayWriter:
             ts_event_max=self._event[1] if self._event else 0,
             kinds={kind.name.lower(): int(self._by_kind[kind]) for kind in Kind if self._by_kind[kind]},
             instruments=tuple(map(_entry, range(len(instruments)), instruments, per_instrument)),
-            files=(file_entry(self._temporary / TICKS),),
+            files=tuple(file_entry(self._temporary / name) for name in (TICKS, *self._attached)),
         )
         with (self._temporary / MANIFEST).open("wb") as stream:
             stream.write(manifest.encode())
             stream.flush()
             os.fsync(stream.fileno())
-        _sync(self._temporary / TICKS)
+        for name in (TICKS, *self._attached):
+            _sync(self._temporary / name)
         _sync(self._temporary)
         os.rename(self._temporary, self.path)
         _sync(self.path.parent)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from models.days.recipe import Recipe
 from models.errors import CorruptDay
 from models.market.instruments import Instrument
 
@@ -43,7 +44,7 @@ class DayInstrument(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where the rows come from: an importer with the files it read, or a generator with its seed.
+    """Where the rows come from: an importer with the files it read, or a generator with its seed and recipe.
 
     `options` are what the user said about the sources and the importer could not know, such as a column map.
     """
@@ -53,6 +54,7 @@ class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
     options: dict[str, str] = {}
     generator: str | None = None
     seed: int | None = None
+    recipe: Recipe | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True):
