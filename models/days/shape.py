@@ -51,7 +51,7 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """What was found. `mix` counts the instrument's events by the kind of their last row, `events_of` those of every one.
+    """What was found. `mix` counts the instrument's events by the kind of their last row, `events_of` everybody's.
 
     `minutes` has the instrument's messages of each minute from its first one's on.
     """
