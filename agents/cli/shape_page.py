@@ -27,6 +27,7 @@ def write_page(path: Path, title: str, shape: Shape, against: Sequence[Deviation
             "Fano factor by width of bin (Poisson: 1)",
             "Found over AMZN 2012-06-21 (bars: tolerance)",
         ),
+        horizontal_spacing=0.2,
     )
     minutes = np.datetime64(shape.first_minute_ns, "ns") + np.arange(len(shape.minutes)) * np.timedelta64(60, "s")
     figure.add_trace(
