@@ -44,7 +44,7 @@ class InstrumentFinal:
 
     Attributes:
         text: `venue.market_type.SYMBOL`.
-        rows: all its rows, of any kind; bars that were made of trades are no rows.
+        rows: all its rows but those of single orders (kind 4), which no state keeps; bars made of trades are no rows.
         trade: (price, size, side, ref_id, ts_event) of the last trade row; None without one.
         quote: (bid price, bid size, ask price, ask size, venue_seq): each side as its last quote row says (0, 0 if that
             row empties the side or there is none), venue_seq of the last quote row of either side; None without one.

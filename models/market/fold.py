@@ -84,6 +84,13 @@ class OfflineBook:
         return np.array(bids, np.int64).reshape(-1, 2), np.array(asks, np.int64).reshape(-1, 2)
 
 
+def _kept(ticks: TickArray) -> NDArray[np.bool_]:
+    """Rows that a state keeps: no single orders, and bars only of the lengths that have a facet."""
+    kind = ticks["kind"]
+    odd_bar = (kind == Kind.BAR) & ~np.isin(ticks["ref_id"], list(facets.BAR_INTERVALS_S.values()))
+    return (kind != Kind.ORDER) & ~odd_bar
+
+
 class OfflineFold:
     """Folds TICK batches whose instrument_id indexes `texts`; batches may end inside an event.
 
@@ -106,7 +113,7 @@ class OfflineFold:
     def update(self, ticks: TickArray) -> None:
         """Take further rows, TICK[n], in order."""
         ids, kind, side = ticks["instrument_id"], ticks["kind"], ticks["side"]
-        self._rows += np.bincount(ids[ids >= 0], minlength=len(self._rows))
+        self._rows += np.bincount(ids[(ids >= 0) & _kept(ticks)], minlength=len(self._rows))
         quote = kind == Kind.QUOTE
         self._keep_last(self._trade, ticks, kind == Kind.TRADE)
         self._keep_last(self._quote, ticks, quote)
