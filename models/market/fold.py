@@ -88,7 +88,8 @@ def _kept(ticks: TickArray) -> NDArray[np.bool_]:
     """Rows that a state keeps: no single orders, and bars only of the lengths that have a facet."""
     kind = ticks["kind"]
     odd_bar = (kind == Kind.BAR) & ~np.isin(ticks["ref_id"], list(facets.BAR_INTERVALS_S.values()))
-    return (kind != Kind.ORDER) & ~odd_bar
+    kept: NDArray[np.bool_] = (kind != Kind.ORDER) & ~odd_bar
+    return kept
 
 
 class OfflineFold:
