@@ -17,10 +17,11 @@ from models.cache.version import offset_of
 from models.errors import ServiceUnavailable
 from streams.days.replay import Pause, Replay
 from streams.days.served import disk_finals, redis_differences, served_digest, wait_served
+from streams.kafka.offsets import committed
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings
 from tests.conftest import WaitUntil
-from tests.workers import GOLDEN, ask, committed, is_gone, marks, metric, on_disk, sample_day
+from tests.workers import GOLDEN, ask, is_gone, marks, metric, on_disk, sample_day
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

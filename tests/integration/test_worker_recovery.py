@@ -21,11 +21,12 @@ from models.errors import ServiceUnavailable
 from streams.client.publisher import TickPublisher
 from streams.client.reader import MarketCache
 from streams.kafka.admin import ensure_topics
+from streams.kafka.offsets import last_offsets
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings
 from tests.conftest import WaitUntil
 from tests.sites import forget_keys
-from tests.workers import ask, changelog_of, last_offsets, marks, metric, reached, wipe
+from tests.workers import ask, changelog_of, marks, metric, reached, wipe
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

@@ -18,6 +18,7 @@ from agents.cli.main import cli
 from models.errors import CorruptDay, InvalidInstrument
 from models.market.digest import digest
 from models.market.fold import OfflineFold
+from models.market.registry import InstrumentRegistry
 from models.market.tick import TICK, Action, Flag, Kind, Side, TickArray
 from streams.days.day import Day, DayWriter
 from streams.days.importers.binance import import_binance
@@ -27,6 +28,7 @@ from streams.days.manifest import MANIFEST, TICKS, Manifest, Origin, file_entry
 from streams.days.merge import merge
 from streams.days.sample import make_sample
 from streams.days.verify import verify_day
+from streams.kafka.frames import FramePacker
 from tests.replay.conftest import Imported
 
 REPLAY_DATA = Path(__file__).parents[2] / "replay_data"
@@ -418,3 +420,18 @@ def test_two_imports_of_the_same_files_are_the_same_bytes(shared: Path, tmp_path
 @pytest.mark.data
 def test_the_digest_does_not_depend_on_the_size_of_batches(lean: Imported) -> None:
     assert fold(lean[0]) == fold(lean[0], 4_001)
+
+
+@pytest.mark.parametrize("name", ["binance", "lean"])
+def test_full_frames_of_real_days_take_at_most_32_bytes_a_tick_before_compression(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    day, _ = request.getfixturevalue(name)
+    registry = InstrumentRegistry()
+    for instrument in day.instruments:
+        registry.add(instrument)
+    packer = FramePacker(registry, source=1, n_partitions=4, dense=True)
+    frames = [frame for ticks in day.batches() for frame in packer.pack(ticks)]
+    n_ticks = sum(frame.n_ticks for frame in frames)
+    assert n_ticks == day.rows
+    assert sum(len(frame.data) for frame in frames) / n_ticks <= 32
