@@ -339,7 +339,8 @@ class Worker:
         """Each 100 ms: how far every partition is, and by when that was the log's end (rule 11)."""
         settings = self.settings
         names = {space: settings.topics.prefix + topic for space, topic in SOURCE_TOPICS.items()}
-        probe: AIOKafkaConsumer = await start_consumer(settings.kafka, names[Space.MARKET])
+        with self.watchdog.watching("the start of a client"):
+            probe: AIOKafkaConsumer = await start_consumer(settings.kafka, names[Space.MARKET])
         try:
             while True:
                 await asyncio.sleep(HEARTBEAT_S)
