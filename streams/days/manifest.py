@@ -14,6 +14,7 @@ from models.market.instruments import Instrument
 SCHEMA = "md.tick.v1"
 MANIFEST = "manifest.json"
 TICKS = "ticks.parquet"
+CHECKPOINTS = "checkpoints.parquet"
 
 
 class DayFile(msgspec.Struct, frozen=True):
@@ -55,6 +56,17 @@ class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
     seed: int | None = None
 
 
+class Checkpoint(msgspec.Struct, frozen=True):
+    """What stood when all events received before `ts_recv` (ns UTC) were in: row group `group` of the checkpoints.
+
+    `seq` is the last of those rows; group -1 = nothing stood yet.
+    """
+
+    ts_recv: int
+    seq: int
+    group: int
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """A day's contents. Ranges are inclusive, in ns UTC; `kinds` counts rows by the name of their kind.
 
@@ -72,6 +84,7 @@ class Manifest(msgspec.Struct, frozen=True):
     kinds: dict[str, int]
     instruments: tuple[DayInstrument, ...]
     files: tuple[DayFile, ...]
+    checkpoints: tuple[Checkpoint, ...] | msgspec.UnsetType = msgspec.UNSET  # left out where a day has none
     schema: str = SCHEMA
     tool: str = msgspec.field(default_factory=lambda: f"marketprism {version('marketprism')}")
     sha256: str = ""
