@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from agents.cli.day_import import import_day
+from agents.cli.day_record import record
 from agents.cli.output import echo_json, json_option, print_table
 from agents.cli.progress import progress_bar
 from streams.days.day import Day
@@ -32,6 +33,7 @@ def day() -> None:
 
 
 day.add_command(import_day)
+day.add_command(record)
 
 
 @day.command()

@@ -46,6 +46,9 @@ class MarketState:
         self._n_instruments = max(self._n_instruments, int(ticks["instrument_id"].max()) + 1)
         self._rows.ensure(self._n_instruments)
         self._books.ensure(self._n_instruments)
+        if not ticks["seq"].all():  # rows without numbers; the kernel passes over what is not above 0
+            ticks = ticks.copy()
+            ticks["seq"] = 1
         words = np.ascontiguousarray(ticks).view(np.int64).reshape(-1, 8)
         slots = np.arange(self._n_instruments, dtype=np.int32)
         self._rows.apply(words, slots, version=self._calls, after=0, books=self._book_rows)

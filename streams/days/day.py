@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from models.market.instruments import Instrument
 from models.market.tick import TICK, Flag, Kind, TickArray
+from streams.days.arrow import day_to_arrow
 from streams.days.checkpoints import CHECKPOINT_S, CheckpointWriter
 from streams.days.manifest import (
     CHECKPOINTS,
@@ -86,6 +88,40 @@ class Day:
             if first < last:
                 yield ticks[int(ends[first - 1]) + 1 if first else 0 : int(ends[last - 1]) + 1]
 
+    def to_arrow(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        start_ns: int | None = None,
+        stop_ns: int | None = None,
+        instruments: Sequence[str] = (),
+        kinds: Sequence[str | Kind] = (),
+        batch_rows: int = BATCH,
+    ) -> Any:
+        """The day's rows as a `pyarrow.RecordBatchReader`: a stream, of which a row group is in memory at a time.
+
+        Args:
+            columns: those of `md.tick.v1`, or made of them: `instrument` (its text), `price_value` and `size_value`
+                (float64, exponents applied). All of `md.tick.v1` and `instrument` by default.
+            start_ns, stop_ns: rows received in `[start_ns, stop_ns)`, UTC ns; row groups outside are not read.
+            instruments: texts; none = all.
+            kinds: `trade`, `quote`, `book` and so on, or `Kind`; none = all.
+
+        Raises:
+            NothingSelected: there is no such column, instrument or kind.
+            CorruptDay: while it is read, the file is missing or a page cannot be read.
+        """
+        return day_to_arrow(
+            self.path,
+            self.manifest,
+            columns=columns,
+            start_ns=start_ns,
+            stop_ns=stop_ns,
+            instruments=instruments,
+            kinds=kinds,
+            batch_rows=batch_rows,
+        )
+
     def raw_batches(self, rows: int = BATCH) -> Iterator[TickArray]:
         """As `batches`, but cut anywhere. Page checksums are checked. Raises: CorruptDay."""
         return read_ticks(self.path / TICKS, rows)
@@ -111,6 +147,7 @@ class DayWriter:
 
     Args:
         checkpoint_s: seconds of market time from one checkpoint to the next; None = no checkpoints.
+        row_group: rows of a row group, the least that a reader who begins inside the day has to read.
 
     Raises:
         FileExistsError: something is at `path` already; a day is never overwritten.
@@ -118,11 +155,17 @@ class DayWriter:
     """
 
     def __init__(
-        self, path: str | Path, *, name: str, origin: Origin, checkpoint_s: float | None = CHECKPOINT_S
+        self,
+        path: str | Path,
+        *,
+        name: str,
+        origin: Origin,
+        checkpoint_s: float | None = CHECKPOINT_S,
+        row_group: int = ROW_GROUP,
     ) -> None:
         self.path = Path(path)
-        self._checkpoint_s = checkpoint_s
-        self._name, self._origin = name, origin
+        self._checkpoint_s, self._row_group = checkpoint_s, row_group
+        self._name, self.origin = name, origin  # the origin may be completed until `finish`
         self._temporary = self.path.with_name(f".{self.path.name}.part-{os.getpid()}")
         self._held: list[TickArray] = []
         self._n_held = self._rows = 0
@@ -158,8 +201,8 @@ class DayWriter:
         self._checkpoints.add(ticks)
         self._held.append(ticks)
         self._n_held += len(ticks)
-        while self._n_held >= ROW_GROUP:
-            self._write(ROW_GROUP)
+        while self._n_held >= self._row_group:
+            self._write(self._row_group)
 
     def _count(self, ticks: TickArray) -> None:
         ids = ticks["instrument_id"]
@@ -175,7 +218,7 @@ class DayWriter:
 
     def _write(self, n: int) -> None:
         held = np.concatenate(self._held)
-        self._parquet.write_table(to_table(held[:n]), row_group_size=ROW_GROUP)
+        self._parquet.write_table(to_table(held[:n]), row_group_size=self._row_group)
         self._held, self._n_held = [held[n:]], len(held) - n
 
     def finish(self, instruments: Sequence[Instrument]) -> Day:
@@ -192,7 +235,7 @@ class DayWriter:
         per_instrument = [*self._by_instrument.tolist(), *[0] * (len(instruments) - len(self._by_instrument))]
         manifest = Manifest(
             name=self._name,
-            origin=self._origin,
+            origin=self.origin,
             rows=self._rows,
             ts_recv_min=self._recv[0] if self._recv else 0,
             ts_recv_max=self._recv[1] if self._recv else 0,

@@ -43,8 +43,31 @@ class DayInstrument(msgspec.Struct, frozen=True, omit_defaults=True):
         return Instrument(self.venue, self.market_type, self.symbol, self.price_exp, self.size_exp, self.tick)
 
 
+class Recording(msgspec.Struct, frozen=True):
+    """What a recorded day was recorded from, and where the next one goes on.
+
+    Attributes:
+        topic, topic_id: full name, and Kafka's id.
+        offsets: partition -> `[first, next)`.
+        positions: partition -> source hash in hex -> last position, this day included.
+        rows_repeated: rows left out because their position had come already.
+        rows_unknown: rows left out because nobody defined their instrument.
+        gaps: holes in the positions of dense sources.
+        missing: offsets that the log no longer had.
+    """
+
+    topic: str
+    topic_id: str
+    offsets: dict[int, tuple[int, int]]
+    positions: dict[int, dict[str, int]]
+    rows_repeated: int
+    rows_unknown: int
+    gaps: int
+    missing: int
+
+
 class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where the rows come from: an importer with the files it read, or a generator with its seed.
+    """Where the rows come from: an importer with the files it read, a generator with its seed, or a topic.
 
     `options` are what the user said about the sources and the importer could not know, such as a column map.
     """
@@ -54,6 +77,7 @@ class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
     options: dict[str, str] = {}
     generator: str | None = None
     seed: int | None = None
+    recording: Recording | None = None
 
 
 class Checkpoint(msgspec.Struct, frozen=True):

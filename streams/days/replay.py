@@ -11,11 +11,11 @@ import asyncio
 import itertools
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,14 +25,15 @@ from models.days.plan import FaultPlan
 from models.market.instruments import instrument_hash
 from models.market.tick import Action
 from streams.clock import Clock, now_ns
-from streams.days.day import BATCH, Day
+from streams.days.ahead import read_ahead
+from streams.days.day import Day
 from streams.days.feed import EVERYTHING, DayFeed, Selection
 from streams.days.outlet import RunOutlet
 from streams.days.pacing import Pace, RatePace, SpeedPace, groups
 from streams.days.progress import Meter, Progress
 from streams.days.report import LATENESS_BOUND_MS, Pause, ReplayReport
 from streams.days.run_record import FaultDone, RunRecord, held_positions, log_ends, run_days_of
-from streams.days.stream import RunStream, cut_after
+from streams.days.stream import RunStream, end_of, sliced
 from streams.kafka.admin import ensure_topics
 from streams.kafka.clients import start_producer, stop_client
 from streams.kafka.frame_sender import FrameSender
@@ -41,12 +42,11 @@ from streams.settings import Settings
 
 __all__ = ["Pause", "Progress", "Replay", "ReplayReport", "replay_day"]
 
+UNPACED_BATCH = 32_768  # larger arrays are given back to the system and cost a page fault each 64 ticks
 PACED_BATCH = 8192  # cut on the event loop, which it holds for a millisecond
 _MS = 1_000_000
 _SHORTEST_SLEEP_S = 0.001  # uvloop's timers count in ms; asking for less would spin
 _LONGEST_SLEEP_S = 0.1  # then it is looked whether somebody wants to pause or to stop
-
-T = TypeVar("T")
 
 
 OnPause = Callable[[Pause], Awaitable[int | None]]  # a number: go so many rows on, then pause again
@@ -120,7 +120,7 @@ class Replay:
         self._bound_ms, self._record_at, self._resume = lateness_bound_ms, record, resume
         self._meter = Meter(self.feed, speed=speed, rate=rate, tell=progress, clock=clock)
         self._stream = RunStream(self.feed, faults)
-        self._batch = BATCH if speed is None and rate is None else PACED_BATCH
+        self._batch = UNPACED_BATCH if speed is None and rate is None else PACED_BATCH
         self._length = 0  # rows of a round, once one has been sent
         self._rounds_done = 0
         self._paused_ns = 0
@@ -221,7 +221,7 @@ class Replay:
         await self._outlet.control(Action.CLEAR, base + 1, self.feed.first_ns)
         pace: Pace | None = None
         sent, newest_ns = 0, self.feed.last_ns
-        async with aclosing(_read_ahead(self._stream.positioned(self._batch, base))) as batches:
+        async with aclosing(read_ahead(self._stream.positioned(self._batch, base))) as batches:
             async for rows in batches:
                 sent, newest_ns = int(rows.ticks["seq"][-1]) - base - 1, max(newest_ns, int(rows.arrival_ns[-1]))
                 unsent = self._outlet.unsent(rows)
@@ -247,51 +247,48 @@ class Replay:
         """Send a batch, with the pauses that fall into it."""
         while len(rows.ticks):
             await self._look(int(rows.ticks["seq"][0]) - base - 2, pace)
-            part, rest, pause = rows, None, False
-            if self._pauses and self._pauses[-1] < int(rows.ticks["seq"][-1]) - base - 1:
-                part, rest = cut_after(rows, self._pauses[-1] + base + 1)
-                pause = True
-            await (self._send_now(part, base) if pace is None else self._send_paced(part, pace, base))
-            if pause:
+            due_pause = bool(self._pauses) and self._pauses[-1] < int(rows.ticks["seq"][-1]) - base - 1
+            part = sliced(rows, slice(0, end_of(rows, self._pauses[-1] + base + 1))) if due_pause else rows
+            n = await (self._send_now(part, base) if pace is None else self._send_paced(part, pace, base))
+            if due_pause and n == len(part.ticks):
                 await self._pause(int(part.ticks["seq"][-1]) - base - 1, pace)
-            if rest is None:
-                break
-            rows = rest
+            rows = sliced(rows, slice(n, None))
 
-    async def _send_now(self, rows: Arrivals, base: int) -> None:
+    async def _send_now(self, rows: Arrivals, base: int) -> int:
         await self._outlet.send_batch(rows, self._clock())
         self._meter.told(int(rows.ticks["seq"][-1]) - base - 1, int(rows.arrival_ns[-1]))
+        return len(rows.ticks)
 
-    async def _send_paced(self, rows: Arrivals, pace: Pace, base: int) -> None:
+    async def _send_paced(self, rows: Arrivals, pace: Pace, base: int) -> int:
+        """Send rows as they are due; how many it was when somebody wanted to pause or to stop, or all."""
         window_ns = int(self.settings.publisher.frame_ms * _MS)
         due_ns = pace.due(rows.arrival_ns, rows.ticks["seq"])
-        begin, shifted_ns = int(rows.ticks["seq"][0]) - base - 2, 0
-        done, between = begin, True  # rows sent up to the last whole window; whether nothing of the next was sent
+        begin = int(rows.ticks["seq"][0]) - base - 2
+        done, between = 0, True  # rows of windows that are out; whether nothing of the next one is
         for group in groups(rows, self._outlet.partitions(rows), due_ns, window_ns):
-            while (left_ns := int(group.due_ns[-1]) + shifted_ns - self._clock()) > 0:
+            while (left_ns := int(group.due_ns[-1]) - self._clock()) > 0:
                 await asyncio.sleep(min(max(left_ns / 1e9, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S))
                 self._meter.waited(left_ns)
-                if between:
-                    shifted_ns += await self._look(done, pace)
-            moved = group if not shifted_ns else group._replace(due_ns=group.due_ns + shifted_ns)
+                if between and (self._pause_wanted or self._stop_wanted):
+                    return done
             now = self._clock()
-            await self._outlet.send_group(moved, now)
-            between = group.n_done > 0
-            if between:
-                done = begin + group.n_done
-                self._meter.told(done, int(rows.arrival_ns[group.n_done - 1]), now - int(moved.due_ns[-1]))
-                shifted_ns += await self._look(done, pace)
+            await self._outlet.send_group(group, now)
+            if between := group.n_done > 0:
+                done = group.n_done
+                self._meter.told(begin + done, int(rows.arrival_ns[done - 1]), now - int(group.due_ns[-1]))
+                if self._pause_wanted or self._stop_wanted:
+                    return done
+        return done
 
-    async def _look(self, sent: int, pace: Pace | None) -> int:
-        """Stop or pause if somebody wants to; how long the pause took, ns."""
+    async def _look(self, sent: int, pace: Pace | None) -> None:
+        """Stop or pause if somebody wants to."""
         if self._stop_wanted:
             raise _Stopped
-        if not self._pause_wanted:
-            return 0
-        self._pause_wanted = False
-        return await self._pause(sent, pace)
+        if self._pause_wanted:
+            self._pause_wanted = False
+            await self._pause(sent, pace)
 
-    async def _pause(self, seq: int, pace: Pace | None) -> int:
+    async def _pause(self, seq: int, pace: Pace | None) -> None:
         stopped_ns, since = self._clock(), time.monotonic_ns()
         while self._pauses and self._pauses[-1] <= seq:
             self._pauses.pop()
@@ -303,10 +300,8 @@ class Replay:
         if self._stop_wanted:
             raise _Stopped
         self._paused_ns += time.monotonic_ns() - since
-        took_ns = self._clock() - stopped_ns
         if pace:
-            pace.shift(took_ns)
-        return took_ns
+            pace.shift(self._clock() - stopped_ns)
 
     async def _report(self, seconds: float) -> ReplayReport:
         sent, sender = self._outlet.sent, self._outlet.sender
@@ -335,17 +330,6 @@ class Replay:
             gaps=sent.gaps,
             faults=faults,
         )
-
-
-async def _read_ahead(pieces: Iterator[T]) -> AsyncGenerator[T, None]:
-    """Iterate in a thread, one piece ahead of the caller."""
-    ahead = asyncio.ensure_future(asyncio.to_thread(next, pieces, None))
-    try:
-        while (piece := await ahead) is not None:
-            ahead = asyncio.ensure_future(asyncio.to_thread(next, pieces, None))
-            yield piece
-    finally:
-        await asyncio.gather(ahead, return_exceptions=True)
 
 
 async def replay_day(days: Day | Sequence[Day], settings: Settings, **options: Any) -> ReplayReport:

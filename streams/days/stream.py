@@ -31,9 +31,20 @@ class RunStream:
     def faulty(self) -> bool:
         return self._plan is not None
 
+    def rows(self, size: int) -> Iterator[Arrivals]:
+        """Batches of about `size` rows, `seq` dense from 1. Raises: CorruptDay."""
+        self._faults = faults = self._begun()
+        if faults is None:
+            yield from map(clean, self._feed.batches(size))
+            return
+        batches = map(faults.apply, self._feed.batches(size))
+        yield from (rows for rows in batches if len(rows.ticks))
+        if len((rest := faults.finish()).ticks):
+            yield rest
+
     def positioned(self, size: int, base: int) -> Iterator[Arrivals]:
         """Batches of about `size` rows; `seq` is the position, the first `base` + 2. Raises: CorruptDay."""
-        for rows in self._rows(size):
+        for rows in self.rows(size):
             ticks = rows.ticks
             ticks["seq"] += np.uint64(base + 1)
             if self.faulty:
@@ -44,7 +55,7 @@ class RunStream:
 
     def delivered(self) -> Iterator[TickArray]:
         """The rows that reach the log, each once. Raises: CorruptDay."""
-        for rows in self._rows(BATCH):
+        for rows in self.rows(BATCH):
             yield rows.ticks if rows.fate is None else rows.ticks[rows.fate != Fate.LOST]
 
     def faults_done(self) -> list[FaultDone]:
@@ -62,24 +73,13 @@ class RunStream:
             return None
         return FaultStream(self._plan, self._feed.instruments, self._feed.first_ns)
 
-    def _rows(self, size: int) -> Iterator[Arrivals]:
-        self._faults = faults = self._begun()
-        if faults is None:
-            yield from map(clean, self._feed.batches(size))
-            return
-        batches = map(faults.apply, self._feed.batches(size))
-        yield from (rows for rows in batches if len(rows.ticks))
-        if len((rest := faults.finish()).ticks):
-            yield rest
 
-
-def cut_after(rows: Arrivals, position: int) -> tuple[Arrivals, Arrivals]:
-    """What goes up to the end of the event with the row at `position`, and the rest."""
+def end_of(rows: Arrivals, position: int) -> int:
+    """How many rows there are up to the end of the event with the row at `position`."""
     ends = np.flatnonzero(rows.ticks["flags"] & np.uint8(Flag.LAST))
-    cut = int(ends[np.searchsorted(rows.ticks["seq"][ends], np.uint64(position))]) + 1
-    return _sliced(rows, slice(0, cut)), _sliced(rows, slice(cut, None))
+    return int(ends[np.searchsorted(rows.ticks["seq"][ends], np.uint64(position))]) + 1
 
 
-def _sliced(rows: Arrivals, part: slice) -> Arrivals:
+def sliced(rows: Arrivals, part: slice) -> Arrivals:
     fate = None if rows.fate is None else rows.fate[part]
     return Arrivals(rows.ticks[part], rows.owner[part], rows.arrival_ns[part], fate)

@@ -1,0 +1,84 @@
+"""A spool outlives a crash: what was whole is found again, what was cut is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.errors import CorruptDay
+from models.market.frame import decode_header
+from streams.days.spool import HEAD, Spool, SpoolHead
+from tests.feeds import INSTRUMENTS, Sent, event
+
+HEAD_0 = SpoolHead("md.frames.v1", "id", {0: 5, 1: 0})
+
+
+def frame(first: int, n: int = 3, source: int = 7, prev: int | None = None) -> bytes:
+    rows = np.concatenate([event(1, [{"price": first + i}]) for i in range(n)])
+    rows["seq"] = np.arange(first, first + n)
+    before = first - 1 if prev is None else prev
+    return Sent(source, rows, [0], prev_position=before, dense=True).opened(0).data
+
+
+def filled(folder: Path) -> Spool:
+    spool = Spool.create(folder, HEAD_0)
+    spool.define(INSTRUMENTS[0])
+    for offset, data in ((5, frame(1)), (6, frame(4)), (9, frame(10))):
+        spool.append(0, offset, 1000 + offset, data)
+    spool.append(1, 0, 1000, frame(1, source=8))
+    spool.flush()
+    return spool
+
+
+def told(spool: Spool) -> tuple[object, ...]:
+    return (spool.next_offsets, spool.positions, spool.n_frames, spool.n_bytes, spool.n_missing, spool.n_gaps)
+
+
+def test_a_spool_that_is_opened_again_knows_what_it_knew(tmp_path: Path) -> None:
+    first = filled(tmp_path / "spool")
+    assert told(first)[0] == {0: 10, 1: 1}
+    assert (first.n_missing, first.n_gaps) == (2, 1)
+    again = Spool.open(tmp_path / "spool")
+    assert told(again) == told(first)
+    assert again.instruments == [INSTRUMENTS[0]]
+    assert [f.header.first_position for f in again.frames(0, 7)] == [1, 4, 10]
+    assert again.sources() == [(0, 7), (1, 8)]
+    assert again.unknown(frame(1), decode_header(frame(1))) == []
+
+
+@pytest.mark.parametrize("lost", [1, 10, 200])
+def test_a_record_that_was_cut_is_left_out_and_the_next_takes_its_place(tmp_path: Path, lost: int) -> None:
+    filled(tmp_path / "spool")
+    path = tmp_path / "spool" / "frames.bin"
+    path.write_bytes(path.read_bytes()[:-lost])
+    spool = Spool.open(tmp_path / "spool")
+    assert spool.next_offsets == {0: 10, 1: 0}
+    spool.append(1, 0, 1000, frame(1, source=8))
+    spool.flush()
+    again = Spool.open(tmp_path / "spool")
+    assert (again.n_frames, again.next_offsets) == (4, {0: 10, 1: 1})
+
+
+def test_a_flipped_byte_ends_the_spool_before_it(tmp_path: Path) -> None:
+    filled(tmp_path / "spool")
+    path = tmp_path / "spool" / "frames.bin"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert Spool.open(tmp_path / "spool").n_frames < 4
+
+
+def test_the_next_spool_goes_on_where_one_ends(tmp_path: Path) -> None:
+    one = filled(tmp_path / "one")
+    two = Spool.create(tmp_path / "two", one.next_head())
+    two.append(0, 10, 2000, frame(13))
+    assert (two.n_missing, two.n_gaps, two.positions[0][7]) == (0, 0, 15)
+
+
+def test_a_folder_without_a_head_is_no_spool(tmp_path: Path) -> None:
+    filled(tmp_path / "spool")
+    (tmp_path / "spool" / HEAD).unlink()
+    with pytest.raises(CorruptDay, match="no spool"):
+        Spool.open(tmp_path / "spool")
