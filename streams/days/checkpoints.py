@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +94,23 @@ def read_checkpoint(folder: Path, checkpoint: Checkpoint) -> Iterator[TickArray]
     """Its rows, received at `checkpoint.ts_recv`, with the day's instrument ids. Raises: CorruptDay."""
     if checkpoint.group >= 0:
         yield np.concatenate(list(read_ticks(folder / CHECKPOINTS, 1 << 20, [checkpoint.group])))
+
+
+def false_checkpoints(folder: Path, manifest: Manifest, batches: Iterable[TickArray]) -> Iterator[str]:
+    """What is wrong with a day's checkpoints, by folding its rows (whole events) again. Raises: CorruptDay."""
+    state, rows = MarketState(), 0
+    ahead, ticks = iter(batches), np.empty(0, TICK)
+    for checkpoint in manifest.checkpoints or ():
+        while rows + len(ticks) < checkpoint.seq and (more := next(ahead, None)) is not None:
+            state.update(ticks)
+            rows, ticks = rows + len(ticks), more
+        cut = checkpoint.seq - rows
+        state.update(ticks[:cut])
+        rows, ticks = rows + len(ticks[:cut]), ticks[cut:]
+        found = next(read_checkpoint(folder, checkpoint), np.empty(0, TICK))
+        wanted = state.rows(checkpoint.ts_recv)
+        wanted["seq"] = np.arange(1, len(wanted) + 1)
+        early = len(ticks) and int(ticks["ts_recv"][0]) < checkpoint.ts_recv and bool(ticks["flags"][0] & Flag.LAST)
+        if early or not np.array_equal(found, wanted):
+            yield f"{CHECKPOINTS}: the checkpoint at row {checkpoint.seq} is not what the rows before it say"
+            return
