@@ -24,7 +24,6 @@ from streams.days.plan_file import read_plan
 from streams.days.replay import Replay
 from streams.days.report import LATENESS_BOUND_MS, ReplayReport
 from streams.days.run_record import RunRecord, read_run
-from streams.services.ports import free_ports
 from streams.settings import Settings, load_settings
 
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -167,6 +166,7 @@ def _sent(days: Sequence[Day], settings: Settings, steering: Steering, options: 
 
 def _served(days: Sequence[Day], settings: Settings, options: dict[str, Any]) -> tuple[ReplayReport, dict[str, Any]]:
     from streams.days.run import run_days  # noqa: PLC0415  what a worker needs takes 0.2 s to import
+    from streams.services.ports import free_ports  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory(prefix="marketprism-run-") as folder:
         own = replace(settings.worker, data_dir=folder, port=free_ports(1)[0])

@@ -14,7 +14,6 @@ import numpy as np
 
 from models.market.instruments import Instrument
 from models.market.tick import TICK, Flag, Kind, TickArray
-from streams.days.arrow import day_to_arrow
 from streams.days.checkpoints import CHECKPOINT_S, CheckpointWriter
 from streams.days.manifest import (
     CHECKPOINTS,
@@ -111,6 +110,8 @@ class Day:
             NothingSelected: there is no such column, instrument or kind.
             CorruptDay: while it is read, the file is missing or a page cannot be read.
         """
+        from streams.days.arrow import day_to_arrow  # noqa: PLC0415  pyarrow.compute takes 60 ms to import
+
         return day_to_arrow(
             self.path,
             self.manifest,

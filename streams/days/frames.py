@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -20,9 +19,11 @@ from streams.days.day import BATCH, Day
 from streams.days.feed import EVERYTHING, DayFeed, Selection
 from streams.days.pacing import RatePace, SpeedPace, groups
 from streams.days.stream import RunStream
+from streams.days.waiting import doze
 
 _PACED_BATCH = 8192
 _MS = 1_000_000
+_LONGEST_SLEEP_S = 60.0
 
 
 class DayFrame(NamedTuple):
@@ -82,8 +83,8 @@ class DayReplay:
         one_partition = np.zeros(len(rows.ticks), np.int64)
         for group in groups(rows, one_partition, pace.due(rows.arrival_ns, rows.ticks["seq"]), self._window_ns):
             due = int(group.due_ns[-1])
-            while (left_ns := due - self._clock()) > 0:  # noqa: ASYNC110  it is time that is waited for
-                await asyncio.sleep(left_ns / 1e9)
+            while (left_ns := due - self._clock()) > 0:
+                await doze(left_ns, _LONGEST_SLEEP_S)
             for ticks in _delivered(group.ticks, group.fate):
                 yield DayFrame(ticks, due, self._clock() - due)
 

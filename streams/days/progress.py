@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from streams.clock import Clock
 from streams.days.feed import DayFeed
 
 _REPORT_S = 0.1
@@ -39,7 +38,7 @@ class Meter:
 
     Args:
         speed, rate: of the replay.
-        clock: UTC ns, that of the pace.
+        tell: who hears of it; None = nobody.
     """
 
     def __init__(
@@ -49,7 +48,6 @@ class Meter:
         speed: float | None,
         rate: float | None,
         tell: Callable[[Progress], None] | None,
-        clock: Clock,
     ) -> None:
         self._feed, self._speed, self._rate, self._tell = feed, speed, rate, tell
         self._told_s = self._since_s = self._begun_s = time.monotonic()

@@ -34,6 +34,7 @@ from streams.days.progress import Meter, Progress
 from streams.days.report import LATENESS_BOUND_MS, Pause, ReplayReport
 from streams.days.run_record import FaultDone, RunRecord, held_positions, log_ends, run_days_of
 from streams.days.stream import RunStream, end_of, sliced
+from streams.days.waiting import doze
 from streams.kafka.admin import ensure_topics
 from streams.kafka.clients import start_producer, stop_client
 from streams.kafka.frame_sender import FrameSender
@@ -45,7 +46,6 @@ __all__ = ["Pause", "Progress", "Replay", "ReplayReport", "replay_day"]
 UNPACED_BATCH = 32_768  # larger arrays are given back to the system and cost a page fault each 64 ticks
 PACED_BATCH = 8192  # cut on the event loop, which it holds for a millisecond
 _MS = 1_000_000
-_SHORTEST_SLEEP_S = 0.001  # uvloop's timers count in ms; asking for less would spin
 _LONGEST_SLEEP_S = 0.1  # then it is looked whether somebody wants to pause or to stop
 
 
@@ -118,7 +118,7 @@ class Replay:
         self._pauses = sorted({seq for seq in pause_at if 0 < seq < (self.feed.rows or 2**62)}, reverse=True)
         self._on_pause, self._with_digest, self._clock = on_pause, with_digest, clock
         self._bound_ms, self._record_at, self._resume = lateness_bound_ms, record, resume
-        self._meter = Meter(self.feed, speed=speed, rate=rate, tell=progress, clock=clock)
+        self._meter = Meter(self.feed, speed=speed, rate=rate, tell=progress)
         self._stream = RunStream(self.feed, faults)
         self._batch = UNPACED_BATCH if speed is None and rate is None else PACED_BATCH
         self._length = 0  # rows of a round, once one has been sent
@@ -267,7 +267,7 @@ class Replay:
         done, between = 0, True  # rows of windows that are out; whether nothing of the next one is
         for group in groups(rows, self._outlet.partitions(rows), due_ns, window_ns):
             while (left_ns := int(group.due_ns[-1]) - self._clock()) > 0:
-                await asyncio.sleep(min(max(left_ns / 1e9, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S))
+                await doze(left_ns, _LONGEST_SLEEP_S)
                 self._meter.waited(left_ns)
                 if between and (self._pause_wanted or self._stop_wanted):
                     return done
