@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,6 +15,7 @@ from models.days.faults import Arrivals, Fate
 from models.market.instruments import partition_of
 from models.market.registry import InstrumentRegistry
 from models.market.tick import TICK, Action, Flag, Kind, TickArray
+from streams.clock import Clock
 from streams.days.feed import DayFeed
 from streams.days.pacing import Group
 from streams.kafka.frame_sender import FrameSender
@@ -38,7 +40,7 @@ class Sent:
     rows_lost: int = 0
     rows_repeated: int = 0
     gaps: int = 0
-    lateness_ns: list[int] = field(default_factory=list)
+    lateness_ns: array[int] = field(default_factory=lambda: array("q"))
 
 
 class RunOutlet:
@@ -123,15 +125,18 @@ class RunOutlet:
             await self.sender.wait_for_room(frame.n_ticks)
             await self.sender.send([frame])
 
-    async def send_group(self, group: Group, now_ns: int) -> None:
-        """Send rows of one partition, due or late. Raises: as `send_batch`."""
+    async def send_group(self, group: Group, clock: Clock) -> int:
+        """Send rows of one partition, due or late; how late they were handed to Kafka, ns. Raises: as `send_batch`."""
         await self.sender.wait_for_room(len(group.ticks))
+        now_ns = clock()
         ticks = group.ticks.copy()
         ticks["instrument_id"] = self._ids[ticks["instrument_id"]]
         frames = self._pack(group.partition, ticks, group.fate, group.due_ns, now_ns)
         await self.sender.send(frames)
+        late_ns = now_ns - int(group.due_ns[-1])
         if frames:
-            self.sent.lateness_ns.append(now_ns - int(group.due_ns[-1]))
+            self.sent.lateness_ns.append(late_ns)
+        return late_ns
 
     def _pack_batch(self, rows: Arrivals, now_ns: int) -> list[PackedFrame]:
         where = self.partitions(rows)

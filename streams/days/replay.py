@@ -124,7 +124,7 @@ class Replay:
         self._length = 0  # rows of a round, once one has been sent
         self._rounds_done = 0
         self._paused_ns = 0
-        self._pause_wanted = self._stop_wanted = False
+        self._pause_wanted = self._stop_wanted = self._stopped = False
         self._outlet: RunOutlet
 
     @property
@@ -178,8 +178,9 @@ class Replay:
         report = await self._report(seconds)
         if self._record_at is not None:
             done = tuple(msgspec.convert(report.faults, list[FaultDone]))
-            state = "stopped" if self._stop_wanted else "done"
-            msgspec.structs.replace(record, state=state, faults=done, report=asdict(report)).write(self._record_at)
+            msgspec.structs.replace(record, state=report.state, faults=done, report=asdict(report)).write(
+                self._record_at
+            )
         return report
 
     async def _write_record(self) -> RunRecord:
@@ -212,7 +213,7 @@ class Replay:
                 await self._send_round(number * (self._length + 2))
                 self._rounds_done += 1
         except _Stopped:
-            pass
+            self._stopped = True
         await self._outlet.sender.drain(self.settings.publisher.delivery_timeout_s)
         return (time.monotonic_ns() - begun_ns - self._paused_ns) / 1e9
 
@@ -271,11 +272,10 @@ class Replay:
                 self._meter.waited(left_ns)
                 if between and (self._pause_wanted or self._stop_wanted):
                     return done
-            now = self._clock()
-            await self._outlet.send_group(group, now)
+            late_ns = await self._outlet.send_group(group, self._clock)
             if between := group.n_done > 0:
                 done = group.n_done
-                self._meter.told(begin + done, int(rows.arrival_ns[done - 1]), now - int(group.due_ns[-1]))
+                self._meter.told(begin + done, int(rows.arrival_ns[done - 1]), late_ns)
                 if self._pause_wanted or self._stop_wanted:
                     return done
         return done
@@ -296,7 +296,7 @@ class Replay:
         if self._on_pause:
             step = await self._on_pause(Pause(seq, dict(self._outlet.sender.offsets)))
             if step:
-                self._pauses.append(seq + step)
+                self._pauses = sorted({*self._pauses, seq + step}, reverse=True)
         if self._stop_wanted:
             raise _Stopped
         self._paused_ns += time.monotonic_ns() - since
@@ -308,7 +308,7 @@ class Replay:
         late = np.percentile(sent.lateness_ns, (50, 99, 100)) / _MS if sent.lateness_ns else np.zeros(3)
         p50, p99, highest = late.round(3).tolist()
         faults = [msgspec.to_builtins(done) for done in self._stream.faults_done()]
-        whole = self._with_digest and not self._stop_wanted
+        whole = self._with_digest and not self._stopped
         return ReplayReport(
             run_id=self.run_id,
             prefix=self.settings.topics.prefix,
@@ -323,7 +323,7 @@ class Replay:
             offsets=dict(sorted(sender.offsets.items())),
             lateness_bound_ms=self._bound_ms,
             valid=p99 <= self._bound_ms,
-            state="stopped" if self._stop_wanted else "done",
+            state="stopped" if self._stopped else "done",
             rounds=self._rounds_done,
             rows_lost=sent.rows_lost,
             rows_repeated=sent.rows_repeated,

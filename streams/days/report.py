@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 LATENESS_BOUND_MS = 20.0  # two windows of `publisher.frame_ms` and the turns of a busy loop
 
@@ -50,7 +50,7 @@ class ReplayReport:
     offsets: dict[int, int]
     lateness_bound_ms: float = LATENESS_BOUND_MS
     valid: bool = True
-    state: str = "done"
+    state: Literal["done", "stopped"] = "done"
     rounds: int = 1
     rows_lost: int = 0
     rows_repeated: int = 0
