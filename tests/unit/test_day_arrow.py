@@ -118,8 +118,12 @@ async def test_at_a_pace_frames_come_when_they_are_due(rows: TickArray, pace: di
     assert np.array_equal(np.concatenate([frame.ticks for frame in frames]), rows)
     assert len(frames) > 3
     assert all(frame.late_ns >= 0 and frame.ticks["flags"][-1] & Flag.LAST for frame in frames)
-    due = [frame.due_ns for frame in frames]
-    assert due == sorted(due)
+    gaps = {
+        "speed": lambda tick: int((tick["ts_recv"] - rows["ts_recv"][0]) / 50_000),
+        "rate": lambda tick: int((int(tick["seq"]) - 1) * 200),
+    }
+    (gap,) = (gaps[name] for name in pace)
+    assert len({frame.due_ns - gap(frame.ticks[-1]) for frame in frames}) == 1
 
 
 async def test_selections_and_faults_work_without_kafka(rows: TickArray) -> None:

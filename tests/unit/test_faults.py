@@ -108,6 +108,16 @@ def test_events_that_are_lost_or_sent_twice_are_told_before_them(rows: TickArray
         assert by_hash[int(np.int64(note["ref_id"]).astype(np.uint64))] == row["instrument_id"]
 
 
+def test_faults_choose_apart_and_what_is_lost_is_not_repeated(rows: TickArray) -> None:
+    arrivals, stream = applied(plan_of({"fault": "drop", "share": 0.4}, {"fault": "duplicate", "share": 0.4}))
+    assert arrivals.fate is not None
+    ends = arrivals.fate[(arrivals.ticks["flags"] & Flag.LAST).astype(bool) & (arrivals.ticks["kind"] != Kind.CONTROL)]
+    found = np.bincount(ends, minlength=3)
+    assert stream.n_events.tolist() == [found[Fate.LOST], found[Fate.TWICE]]
+    assert found[Fate.LOST] / len(ends) == pytest.approx(0.4, abs=0.01)
+    assert found[Fate.TWICE] / len(ends) == pytest.approx(0.4 * 0.6, abs=0.01)
+
+
 def test_reordered_events_come_late_and_later_ones_overtake_them(rows: TickArray) -> None:
     arrivals, stream = applied(plan_of({"fault": "reorder", "share": 0.05, "within_ms": 200}))
     out = market(arrivals)
@@ -125,7 +135,7 @@ def test_reordered_events_come_late_and_later_ones_overtake_them(rows: TickArray
 
 
 def test_a_delayed_instrument_is_a_queue_and_leaves_the_others_alone(rows: TickArray) -> None:
-    arrivals, _ = applied(
+    arrivals, stream = applied(
         plan_of({"fault": "delay", "delay_ms": 20_000, "instruments": [BTC], "from_s": 100, "to_s": 200})
     )
     mine = TEXTS.index(BTC)
@@ -139,6 +149,7 @@ def test_a_delayed_instrument_is_a_queue_and_leaves_the_others_alone(rows: TickA
     assert set(late[(since >= 100 * S) & (since < 200 * S)].tolist()) == {20 * S}
     behind = (since >= 200 * S) & (since < 200 * S + 20 * S)
     assert behind.any() and (after["ts_recv"][behind] == FIRST_NS + 200 * S + 20 * S).all()
+    assert stream.n_rows[0] == np.count_nonzero(late)
     assert not late[~behind & ((since < 100 * S) | (since >= 200 * S))].any()
     assert [(n["price"], n["size"]) for n in told(arrivals, FaultCode.DELAY)] == [(1, 20 * S), (0, 20 * S)]
 
