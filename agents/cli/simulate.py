@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from agents.cli.day import progress_bar
 from agents.cli.output import echo_json, json_option, print_table
+from agents.cli.progress import progress_bar
 from models.cache.simulate import BELADY, POLICIES, simulate
 from streams.cache.trace import FORMS, read_trace
 

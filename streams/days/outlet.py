@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from models.days.faults import Arrivals, Fate
 from models.market.instruments import partition_of
 from models.market.registry import InstrumentRegistry
-from models.market.tick import TICK, Action, Flag, Kind, TickArray
+from models.market.tick import RAW, TICK, Action, Flag, Kind, TickArray
 from streams.clock import Clock
 from streams.days.feed import DayFeed
 from streams.days.pacing import Group
 from streams.kafka.frame_sender import FrameSender
-from streams.kafka.frames import RAW, FramePacker, PackedFrame
+from streams.kafka.frames import FramePacker, PackedFrame
 from streams.settings import Settings
 
 
@@ -54,6 +54,9 @@ class RunOutlet:
         source: hash of the run's source.
         held: partition -> position up to which the log has the run already; rows up to there are passed over.
         faulty: control rows may be among the rows.
+
+    Attributes:
+        partition_by_id: int16, by the feed's instrument id.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class RunOutlet:
         )
         self._ids = np.append(ids, np.int32(-1))
         self._own = ids
-        self._partitions = np.array([partition_of(i.text, kafka.partitions) for i in feed.instruments], np.int16)
+        self.partition_by_id = np.array([partition_of(i.text, kafka.partitions) for i in feed.instruments], np.int16)
         self._n_partitions = kafka.partitions
         self._held = np.zeros(kafka.partitions, np.uint64)
         self._gap = [False] * kafka.partitions  # rows were lost and nothing was packed since
@@ -99,7 +102,7 @@ class RunOutlet:
 
     def partitions(self, rows: Arrivals) -> NDArray[np.int16]:
         """Of each row, shape (n,)."""
-        found: NDArray[np.int16] = self._partitions[rows.owner]
+        found: NDArray[np.int16] = self.partition_by_id[rows.owner]
         return found
 
     async def control(self, action: Action, position: int, ts_recv: int) -> None:
@@ -110,7 +113,7 @@ class RunOutlet:
         row["seq"] = position
         for partition in range(self._n_partitions):
             if position > self._held[partition]:
-                named = self._own[self._partitions == partition] if action == Action.CLEAR else self._own[:0]
+                named = self._own[self.partition_by_id == partition] if action == Action.CLEAR else self._own[:0]
                 self._note_gap(partition)
                 await self.sender.send([self._packer.pack_control(partition, row, named)])
 

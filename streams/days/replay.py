@@ -303,12 +303,16 @@ class Replay:
         if pace:
             pace.shift(self._clock() - stopped_ns)
 
+    def _digest(self) -> str:
+        if not self._stream.faulty:
+            return self.feed.digest()
+        return self.feed.digest_of(self._stream.delivered(), self._outlet.partition_by_id)
+
     async def _report(self, seconds: float) -> ReplayReport:
         sent, sender = self._outlet.sent, self._outlet.sender
         late = np.percentile(sent.lateness_ns, (50, 99, 100)) / _MS if sent.lateness_ns else np.zeros(3)
         p50, p99, highest = late.round(3).tolist()
         faults = [msgspec.to_builtins(done) for done in self._stream.faults_done()]
-        whole = self._with_digest and not self._stopped
         return ReplayReport(
             run_id=self.run_id,
             prefix=self.settings.topics.prefix,
@@ -319,7 +323,7 @@ class Replay:
             lateness_p50_ms=p50,
             lateness_p99_ms=p99,
             lateness_max_ms=highest,
-            digest=await asyncio.to_thread(self.feed.digest, self._stream.delivered()) if whole else None,
+            digest=await asyncio.to_thread(self._digest) if self._with_digest and not self._stopped else None,
             offsets=dict(sorted(sender.offsets.items())),
             lateness_bound_ms=self._bound_ms,
             valid=p99 <= self._bound_ms,
