@@ -14,6 +14,7 @@ from agents.cli.day_record import record
 from agents.cli.output import echo_json, json_option, print_table
 from agents.cli.progress import progress_bar
 from streams.days.day import Day
+from streams.days.manifest import Origin
 from streams.days.sample import make_sample
 from streams.days.verify import verify_day
 
@@ -71,11 +72,12 @@ def info(path: Path, as_json: bool) -> None:
         return
     origin = manifest.origin
     facts = {
-        "origin": origin.importer or f"{origin.generator} with seed {origin.seed}",
+        "origin": _told(origin),
         "rows": manifest.rows,
         "from": _utc(manifest.ts_recv_min),
         "to": _utc(manifest.ts_recv_max),
         "bytes": sum(entry.bytes for entry in manifest.files),
+        "checkpoints": len(manifest.checkpoints or ()),
         **{f"{kind} rows": n for kind, n in manifest.kinds.items()},
     }
     print_table(f"{manifest.name} ({path})", ["", "#"], facts.items())
@@ -112,6 +114,12 @@ def verify(path: Path, as_json: bool) -> None:
 def _refuse_existing(out: Path) -> None:
     if out.exists():
         raise click.BadParameter(f"{out} exists already; a day is never overwritten", param_hint="--out")
+
+
+def _told(origin: Origin) -> str:
+    if origin.recording is not None:
+        return f"recorded from {origin.recording.topic}"
+    return origin.importer or f"{origin.generator} with seed {origin.seed}"
 
 
 def _utc(ns: int) -> str:

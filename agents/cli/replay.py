@@ -26,6 +26,11 @@ from streams.days.report import LATENESS_BOUND_MS, ReplayReport
 from streams.days.run_record import RunRecord, read_run
 from streams.settings import Settings, load_settings
 
+# what a run began with, and parameters whose option has another name
+_OF_THE_RECORD = {
+    "speed", "rate", "start", "stop", "instruments", "venues", "loop", "rounds", "faults", "live", "run_id"
+}  # fmt: skip
+_OPTION = {"start": "from", "stop": "to", "instruments": "instrument", "venues": "venue"}
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -81,7 +86,9 @@ class _RunId(click.ParamType):
 )  # fmt: skip
 @click.option("--digest/--no-digest", "with_digest", default=True, help="Whether to compute what the rows end in.")
 @json_option
+@click.pass_context
 def replay(
+    ctx: click.Context,
     paths: tuple[Path, ...],
     speed: float | None,
     rate: float | None,
@@ -125,6 +132,12 @@ def replay(
         raise click.UsageError("--loop has no end, --rounds has one: give one of them")
     if bool(paths) == bool(resume):
         raise click.UsageError("give days to replay, or --resume ID to go on with a run")
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
+    if {"rate", "speed"} <= given:
+        raise click.UsageError("--rate spreads rows evenly, --speed keeps their gaps: give one of them")
+    if resume and (fixed := sorted(given & _OF_THE_RECORD)):
+        options_of = ", ".join("--" + _OPTION.get(name, name).replace("_", "-") for name in fixed)
+        raise click.UsageError(f"--resume takes {options_of} from the run's record: leave it out")
     settings = load_settings()
     steering = Steering(step=step, as_json=as_json)
     options: dict[str, Any] = {

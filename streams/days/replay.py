@@ -32,13 +32,14 @@ from streams.days.outlet import RunOutlet
 from streams.days.pacing import Pace, RatePace, SpeedPace, groups
 from streams.days.progress import Meter, Progress
 from streams.days.report import LATENESS_BOUND_MS, Pause, ReplayReport
-from streams.days.run_record import FaultDone, RunRecord, held_positions, log_ends, run_days_of
+from streams.days.run_record import FaultDone, RunRecord, held_positions, run_days_of
 from streams.days.stream import RunStream, end_of, sliced
 from streams.days.waiting import doze
 from streams.kafka.admin import ensure_topics
 from streams.kafka.clients import start_producer, stop_client
 from streams.kafka.frame_sender import FrameSender
 from streams.kafka.instruments import InstrumentDirectory
+from streams.kafka.offsets import last_offsets
 from streams.settings import Settings
 
 __all__ = ["Pause", "Progress", "Replay", "ReplayReport", "replay_day"]
@@ -186,13 +187,15 @@ class Replay:
     async def _write_record(self) -> RunRecord:
         if self._resume is not None:
             return self._resume
-        chosen = self.feed.selection
+        chosen, starts = self.feed.selection, {}
+        if self._live and self._record_at is not None:
+            starts = {partition: last + 1 for partition, last in (await last_offsets(self.settings)).items()}
         record = RunRecord(
             run_id=self.run_id,
             prefix=self.settings.topics.prefix,
             live=self._live,
             days=run_days_of(self._days),
-            starts=await log_ends(self.settings) if self._live and self._record_at else {},
+            starts=starts,
             speed=self._speed,
             rate=self._rate,
             rounds=self._rounds,

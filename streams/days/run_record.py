@@ -102,17 +102,6 @@ def read_run(path: Path) -> RunRecord:
         raise RunConflict(f"{path}: no record of a run ({exc}); runs are kept in <services.state_dir>/runs") from exc
 
 
-async def log_ends(settings: Settings) -> dict[int, int]:
-    """Partition -> offset that the next frame gets. Raises: ServiceUnavailable."""
-    topic, numbers = settings.topics.prefix + FRAMES, range(settings.kafka.partitions)
-    consumer = await start_consumer(settings.kafka, topic, numbers)
-    try:
-        ends = await consumer.end_offsets([TopicPartition(topic, number) for number in numbers])
-    finally:
-        await stop_client(consumer)
-    return {tp.partition: end for tp, end in ends.items()}
-
-
 async def held_positions(settings: Settings, source: int, starts: dict[int, int] | None) -> dict[int, int]:
     """How far a source's rows are in the log: partition -> its last position there, partitions without any left out.
 

@@ -26,11 +26,12 @@ from streams.days.progress import Progress
 from streams.days.replay import Pause, Replay, replay_day
 from streams.days.run_record import read_run
 from streams.kafka.admin import describe_topics, ensure_topics
+from streams.kafka.offsets import last_offsets
 from streams.settings import Settings, environment_of
 from streams.topics import FRAMES
 from tests.conftest import WaitUntil
 from tests.runs import all_rows, controls_in, folded, frames_of, is_chained
-from tests.workers import GOLDEN, REPLAY_DATA, last_offsets, sample_day
+from tests.workers import GOLDEN, REPLAY_DATA, sample_day
 
 pytestmark = pytest.mark.integration
 
@@ -299,9 +300,15 @@ async def test_a_run_of_other_days_is_not_continued(settings: Settings, day: Day
         (["--from", "yesterday"], "--from"),
         (["--rate", "0"], "--rate"),
         (["--resume", "x"], "--resume"),
+        (["--rate", "5", "--speed", "2"], "--speed"),
         (["--run-id", "a/b"], "--run-id"),
     ],
 )
 def test_senseless_options_are_wrong_use(arguments: list[str], named: str) -> None:
     outcome = CliRunner().invoke(cli, ["replay", SAMPLE, *arguments])
     assert outcome.exit_code == 2 and named in outcome.stderr
+
+
+def test_a_run_that_goes_on_keeps_its_options() -> None:
+    outcome = CliRunner().invoke(cli, ["replay", "--resume", "x", "--from", "14:30", "--live"])
+    assert outcome.exit_code == 2 and "--live, --from" in outcome.stderr
