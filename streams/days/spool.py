@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from models.errors import CorruptDay, CorruptFrame
-from models.market.frame import HEADER, Frame, FrameHeader, decode, decode_header
+from models.market.frame import HEADER, FrameHeader, decode_header
 from models.market.instruments import INSTRUMENT_REF, Instrument
 
 _RECORD = struct.Struct("<IqqII")
@@ -142,13 +142,13 @@ class Spool:
         """Partitions and sources that have frames here."""
         return sorted(self._places)
 
-    def frames(self, partition: int, source: int) -> Iterator[Frame]:
-        """A source's frames in one partition, in order, repetitions among them."""
+    def frames(self, partition: int, source: int) -> Iterator[bytes]:
+        """A source's frames in one partition, in order, repetitions among them; only their headers were looked at."""
         with (self.folder / FRAMES).open("rb") as stream:
             for at in self._places[partition, source]:
                 stream.seek(at)
                 length = _RECORD.unpack(stream.read(_RECORD.size))[3]
-                yield decode(stream.read(length))
+                yield stream.read(length)
 
     def _note(self, at: int, partition: int, offset: int, append_ms: int, data: bytes) -> None:
         header = decode_header(data)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import CorruptDay
-from models.market.frame import Frame
+from models.errors import CorruptDay, CorruptFrame
+from models.market.frame import Frame, decode
 from models.market.tick import TICK, Kind, TickArray
 from streams.days.day import Day, DayWriter
 from streams.days.manifest import Origin, Recording
@@ -30,6 +30,7 @@ def make_day(spool: Spool, path: Path) -> Day | None:
         FileExistsError: there is something at `path`.
         CorruptDay: the day that was written is not what its manifest says.
     """
+    spool.flush()
     instruments = spool.instruments
     ids = {instrument.hash: number for number, instrument in enumerate(instruments)}
     counts = _Counts()
@@ -49,6 +50,7 @@ def make_day(spool: Spool, path: Path) -> Day | None:
                 positions=spool.next_head().positions,
                 rows_repeated=counts.repeated,
                 rows_unknown=counts.unknown,
+                frames_corrupt=counts.corrupt,
                 gaps=spool.n_gaps,
                 missing=spool.n_missing,
             )
@@ -61,16 +63,21 @@ def make_day(spool: Spool, path: Path) -> Day | None:
 
 
 class _Counts:
-    """Rows left out: seen before, or of an instrument that nobody defined."""
+    """What was left out: rows seen before, rows of an instrument that nobody defined, frames that cannot be read."""
 
     def __init__(self) -> None:
-        self.repeated = self.unknown = 0
+        self.repeated = self.unknown = self.corrupt = 0
 
 
 def _rows(spool: Spool, partition: int, source: int, ids: dict[int, int], counts: _Counts) -> Iterator[TickArray]:
     """Rows of one source in one partition, frame by frame, with the day's ids; `seq` is the position."""
     last = spool.head.positions.get(partition, {}).get(f"{source:x}", 0)
-    for frame in spool.frames(partition, source):
+    for data in spool.frames(partition, source):
+        try:
+            frame = decode(data)
+        except CorruptFrame:
+            counts.corrupt += 1
+            continue
         ticks = frame.ticks
         fresh = int(np.searchsorted(ticks["seq"], np.uint64(last), "right"))
         counts.repeated += fresh

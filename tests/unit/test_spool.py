@@ -10,6 +10,8 @@ import pytest
 from models.errors import CorruptDay
 from models.market.frame import decode_header
 from streams.days.spool import HEAD, Spool, SpoolHead
+from streams.days.spooled import make_day
+from streams.days.verify import verify_day
 from tests.feeds import INSTRUMENTS, Sent, event
 
 HEAD_0 = SpoolHead("md.frames.v1", "id", {0: 5, 1: 0})
@@ -43,7 +45,7 @@ def test_a_spool_that_is_opened_again_knows_what_it_knew(tmp_path: Path) -> None
     again = Spool.open(tmp_path / "spool")
     assert told(again) == told(first)
     assert again.instruments == [INSTRUMENTS[0]]
-    assert [f.header.first_position for f in again.frames(0, 7)] == [1, 4, 10]
+    assert [decode_header(data).first_position for data in again.frames(0, 7)] == [1, 4, 10]
     assert again.sources() == [(0, 7), (1, 8)]
     assert again.unknown(frame(1), decode_header(frame(1))) == []
 
@@ -82,3 +84,30 @@ def test_a_folder_without_a_head_is_no_spool(tmp_path: Path) -> None:
     (tmp_path / "spool" / HEAD).unlink()
     with pytest.raises(CorruptDay, match="no spool"):
         Spool.open(tmp_path / "spool")
+
+
+def test_a_day_is_made_of_what_can_be_read_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    spool = filled(tmp_path / "spool")
+    spool.append(0, 10, 1010, frame(10, n=5))  # three of its rows came already
+    broken = bytearray(frame(20))
+    broken[-8] ^= 0xFF  # in the columns: the header is whole
+    spool.append(0, 11, 1011, bytes(broken[:-4]))
+    spool.append(0, 12, 1012, frame(23).replace(INSTRUMENTS[0].hash.to_bytes(8, "little"), b"12345678"))
+    spool.flush()
+    day = make_day(spool, tmp_path / "day")
+    assert day is not None and verify_day(day.path).problems == []
+    held = day.manifest.origin.recording
+    assert held is not None
+    assert (held.rows_repeated, held.frames_corrupt, held.rows_unknown) == (3, 1, 3)
+    prices = np.concatenate(list(day.batches()))["price"].tolist()
+    assert sorted(prices) == [1, 1, 2, 2, 3, 3, 4, 5, 6, 10, 11, 12, 13, 14]
+    assert held.offsets == {0: (5, 13), 1: (0, 1)}
+
+
+def test_control_rows_alone_make_no_day(tmp_path: Path) -> None:
+    spool = Spool.create(tmp_path / "spool", HEAD_0)
+    row = event(9, [{"instrument_id": -1, "action": 4}])
+    row["seq"] = 1
+    spool.append(0, 5, 1000, Sent(7, row, []).opened(0).data)
+    assert make_day(spool, tmp_path / "day") is None
+    assert not (tmp_path / "day").exists()
