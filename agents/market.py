@@ -107,6 +107,7 @@ class MarketAgent:
         stamps = np.array([(f.header.due_ns, f.header.n_ticks) for f in frames], STAMP)
         metrics.TICKS.inc(applied.n_rows)
         metrics.FRAMES.inc(len(frames))
+        metrics.REPEATED.inc(applied.n_repeated)
         await self._report(owned, applied)
         windows += self._windows(owned, applied)
         if applied.refused:

@@ -63,6 +63,18 @@ class NothingToMeasure(MarketPrismError):
     """A measure was asked of a day or an instrument without messages."""
 
 
+class NothingSelected(MarketPrismError):
+    """A selection of days names an instrument, a venue or a time that they do not have."""
+
+
+class InvalidFaultPlan(MarketPrismError):
+    """A plan of faults cannot be read, or names an instrument or a venue that the days do not have."""
+
+
+class RunConflict(MarketPrismError):
+    """A run cannot go on: its record or its topics are absent or say something else, or it has ended."""
+
+
 class TickRefused(MarketPrismError):
     """A tick breaks the rules of the wire; `reason` is one of the words in docs/wire.md.
 

@@ -7,6 +7,7 @@ from prometheus_client import Counter, Gauge, Histogram
 TICKS = Counter("marketprism_market_ticks", "Rows applied to the state.")
 FRAMES = Counter("marketprism_market_frames", "Frames applied to the state.")
 GAPS = Counter("marketprism_market_gaps", "Jumps of dense sources: rows that never arrived.")
+REPEATED = Counter("marketprism_market_repeated", "Rows dropped because their source's position had come already.")
 BAD_BOOKS = Counter("marketprism_market_bad_books", "Books that began to await a snapshot.")
 WINDOWS = Counter("marketprism_windows_closed", "Windows that closed, of all lengths.")
 LATE_TRADES = Counter("marketprism_windows_late_trades", "Trades that came after their window had closed.")

@@ -11,10 +11,12 @@ import msgspec
 
 from agents.cli.day_generate import generate
 from agents.cli.day_import import import_day
+from agents.cli.day_record import record
 from agents.cli.day_shape import show_shape
 from agents.cli.output import echo_json, json_option, print_table, refuse_existing
 from agents.cli.progress import progress_bar
 from streams.days.day import Day
+from streams.days.manifest import Origin
 from streams.days.sample import make_sample
 from streams.days.verify import verify_day
 
@@ -35,6 +37,7 @@ def day() -> None:
 
 day.add_command(import_day)
 day.add_command(generate)
+day.add_command(record)
 
 
 @day.command()
@@ -81,11 +84,12 @@ def info(path: Path, shape: bool, instrument: str | None, plot: Path | None, as_
         return
     origin = manifest.origin
     facts = {
-        "origin": origin.importer or f"{origin.generator} with seed {origin.seed}",
+        "origin": _told(origin),
         "rows": manifest.rows,
         "from": _utc(manifest.ts_recv_min),
         "to": _utc(manifest.ts_recv_max),
         "bytes": sum(entry.bytes for entry in manifest.files),
+        "checkpoints": len(manifest.checkpoints or ()),
         **{f"{kind} rows": n for kind, n in manifest.kinds.items()},
     }
     print_table(f"{manifest.name} ({path})", ["", "#"], facts.items())
@@ -117,6 +121,12 @@ def verify(path: Path, as_json: bool) -> None:
     if not result.ok:
         click.echo(f"marketprism: {path} is damaged: {result.problems[0]}", err=True)
         sys.exit(1)
+
+
+def _told(origin: Origin) -> str:
+    if origin.recording is not None:
+        return f"recorded from {origin.recording.topic}"
+    return origin.importer or f"{origin.generator} with seed {origin.seed}"
 
 
 def _utc(ns: int) -> str:

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from agents.cli.output import echo_json, json_option, print_table, run
-from agents.cli.progress import progress_bar
+from agents.cli.replay_bar import replay_bar
 from models.errors import MarketPrismError
 from streams.days.day import Day
 from streams.days.run import RunReport, run_days
@@ -43,7 +43,7 @@ def demo(paths: tuple[Path, ...], speed: float, as_json: bool) -> None:
         with temporary_site(Path(folder) / "site", say=lambda text: console.print(text, highlight=False)) as site:
             settings = _on(load_settings(), site.bootstrap, site.redis_url, Path(folder))
             console.print(f"Replaying {', '.join(day.name for day in days)} at {speed:g}x through a worker ...")
-            with progress_bar("Replaying", quiet=as_json) as progress:
+            with replay_bar(quiet=as_json) as progress:
                 report = run(run_days(days, settings, Path(folder) / "worker.log", speed=speed, progress=progress))
     echo_json(_figures(report)) if as_json else _show(report, [str(path) for path in paths])
     if not report.ok:

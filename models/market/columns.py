@@ -26,6 +26,12 @@ _HEAD = 8  # codec u8, width u8, pow10 u8, 0, number of bases or of dictionary e
 _MAX_POW10 = 9
 _LOW_32 = 0xFFFFFFFF
 
+# Division by 10**k = 2**k * 5**k without the processor's own, which takes 20 to 40 cycles: a multiple of 5**k times
+# the inverse of 5**k modulo 2**64 is the quotient, and other numbers give more than `_MOST_FIFTHS`.
+# Source: Granlund, Montgomery, Division by invariant integers using multiplication (PLDI 1994), section 9
+_FIFTHS = np.array([pow(5, -k, 2**64) for k in range(_MAX_POW10 + 1)], np.uint64)
+_MOST_FIFTHS = np.array([(2**64 - 1) // 5**k for k in range(_MAX_POW10 + 1)], np.uint64)
+
 _kernel = njit(cache=True, nogil=True)
 
 
@@ -70,13 +76,15 @@ def _pad(out, at, size):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _store(codes, values, group, grouped, bases, step):  # type: ignore[no-untyped-def]
+def _store(codes, values, group, grouped, bases, pow10):  # type: ignore[no-untyped-def]
+    """Codes of values that are a multiple of `10**pow10` above their base."""
+    shift, fifths = np.uint64(pow10), _FIFTHS[pow10]
     for i in range(codes.shape[0]):
         if values[i] == 0:
             codes[i] = 0
         else:
             base = bases[group[i] if grouped else 0]
-            codes[i] = (np.uint64(values[i]) - np.uint64(base)) // step + np.uint64(1)
+            codes[i] = ((np.uint64(values[i]) - np.uint64(base)) >> shift) * fifths + np.uint64(1)
 
 
 @_kernel
@@ -91,7 +99,8 @@ def _encode_column(values, group, n_groups, lo, hi, out, at):  # type: ignore[no
     """
     n = values.shape[0]
     first, same = values[0], True
-    pow10, unit = np.int64(_MAX_POW10), np.int64(10**_MAX_POW10)
+    pow10 = np.int64(_MAX_POW10)
+    halves, fifths, most = np.uint64(2**_MAX_POW10 - 1), _FIFTHS[_MAX_POW10], _MOST_FIFTHS[_MAX_POW10]
     bottom, top = np.int64(2**63 - 1), np.int64(-(2**63))
     for g in range(n_groups):
         lo[g], hi[g] = bottom, top
@@ -100,14 +109,15 @@ def _encode_column(values, group, n_groups, lo, hi, out, at):  # type: ignore[no
         same &= v == first
         if v == 0:
             continue
-        while pow10 and v % unit:
+        size = np.uint64(v) if v > 0 else np.uint64(0) - np.uint64(v)
+        while size & halves or size * fifths > most:  # never of the last step, 10**0
             pow10 -= 1
-            unit //= 10
+            halves, fifths, most = halves >> np.uint64(1), _FIFTHS[pow10], _MOST_FIFTHS[pow10]
         bottom, top = min(bottom, v), max(top, v)
         if n_groups:
             g = group[i]
             lo[g], hi[g] = min(lo[g], v), max(hi[g], v)
-    step = np.uint64(unit)
+    step = np.uint64(10**pow10)
     widest = np.uint64(0)
     for g in range(n_groups):
         if hi[g] >= lo[g]:
@@ -135,13 +145,13 @@ def _encode_column(values, group, n_groups, lo, hi, out, at):  # type: ignore[no
         for i in range(n):
             raw[i] = values[i]
     elif width == 1:
-        _store(codes, values, group, grouped, bases, step)
+        _store(codes, values, group, grouped, bases, pow10)
     elif width == 2:
-        _store(codes.view(np.uint16), values, group, grouped, bases, step)
+        _store(codes.view(np.uint16), values, group, grouped, bases, pow10)
     elif width == 4:
-        _store(codes.view(np.uint32), values, group, grouped, bases, step)
+        _store(codes.view(np.uint32), values, group, grouped, bases, pow10)
     elif width == 8:
-        _store(codes.view(np.uint64), values, group, grouped, bases, step)
+        _store(codes.view(np.uint64), values, group, grouped, bases, pow10)
     return _pad(out, at, width * n)
 
 

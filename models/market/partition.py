@@ -50,6 +50,7 @@ class Applied(NamedTuple):
     bad_books: list[int]  # slots that began to await a snapshot
     refused: list[tuple[IncomingFrame, TickRefused]]
     late: list[tuple[IncomingFrame, TickArray]]  # trades that no window took, by frame
+    n_repeated: int = 0  # rows dropped, because their source's position had come already (rule 2)
 
 
 def open_frame(version: int, append_ms: int, data: bytes) -> IncomingFrame:
@@ -80,6 +81,7 @@ class MarketPartition:
         self.applied = self.held = -1
         self._book_rows = BookRows()
         self._bad_books: set[int] = set()
+        self._n_repeated = 0
         self._words = np.empty((8192, 8), np.int64)  # the ticks of one frame
         self._saved_slots = 0
         self._n_bars = 0  # windows closed in this round that are rows already
@@ -106,6 +108,7 @@ class MarketPartition:
         self._bad_books.clear()
         self.windows.begin()
         self._n_bars = 0
+        self._n_repeated = 0
         n_rows = 0
         late: list[tuple[IncomingFrame, TickArray]] = []
         gaps: list[PositionGap] = []
@@ -127,7 +130,7 @@ class MarketPartition:
             self.applied = frame.version
         self._apply_books()
         self._close_windows(self.applied)
-        return Applied(n_rows, gaps, sorted(self._bad_books), refused, late)
+        return Applied(n_rows, gaps, sorted(self._bad_books), refused, late, self._n_repeated)
 
     def _close_windows(self, version: int) -> None:
         """Close what the watermark has passed; what closed since the last call becomes rows."""
@@ -181,6 +184,7 @@ class MarketPartition:
         source = self.sources.get(header.source)
         last = source.position if source else 0
         if header.last_position <= last:
+            self._n_repeated += header.n_ticks
             return 0
         if len(self._words) < header.n_ticks:
             self._words = np.empty((2 * header.n_ticks, 8), np.int64)
@@ -188,6 +192,8 @@ class MarketPartition:
         decode_words(frame.data, header, words)
         if int(words[0, 7]) & 0xFFFFFFFF == 0xFFFFFFFF:
             self._control(words.view(TICK).reshape(-1), slot_of, frame.version)
+        if header.first_position <= last:
+            self._n_repeated += int(np.searchsorted(words[:, 2].view(np.uint64), np.uint64(last), "right"))
         if header.dense and header.prev_position > last:
             gaps.append(PositionGap(header.source, last, header.prev_position))
         counted = self.rows.apply(words, slot_of, version=frame.version, after=last, books=self._book_rows)

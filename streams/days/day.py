@@ -7,15 +7,16 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from models.errors import CorruptDay
 from models.market.instruments import Instrument
 from models.market.tick import TICK, Flag, Kind, TickArray
+from streams.days.checkpoints import CHECKPOINT_S, CheckpointWriter
 from streams.days.manifest import (
+    CHECKPOINTS,
     MANIFEST,
     TICKS,
     DayInstrument,
@@ -24,19 +25,10 @@ from streams.days.manifest import (
     file_entry,
     read_manifest,
 )
+from streams.days.parquet import groups_within, open_writer, read_ticks, to_table
 
 ROW_GROUP = 262_144  # 16 MiB of ticks: what reading a day costs in memory
 BATCH = 65_536
-
-_TIME = pa.timestamp("ns", tz="UTC")
-_TYPES = {"ts_event": _TIME, "ts_recv": _TIME}
-PARQUET = pa.schema(
-    [pa.field(name, _TYPES.get(name) or pa.from_numpy_dtype(TICK[name]), nullable=False) for name in TICK.names or ()]
-)
-# Chosen by size on a crypto day, 6.4 bytes a row: prices and sizes repeat, a dense seq vanishes as deltas, and times
-# and update ids are smallest plain (zstd finds an event's equal values; deltas hide them).
-_DICTIONARY = ["price", "size", "instrument_id", "kind", "action", "side", "flags"]
-_ENCODING = {"seq": "DELTA_BINARY_PACKED"}
 
 
 class Day:
@@ -67,36 +59,86 @@ class Day:
         """Definitions in the order of the rows' `instrument_id`."""
         return [entry.instrument for entry in self.manifest.instruments]
 
-    def batches(self, rows: int = BATCH) -> Iterator[TickArray]:
+    def batches(
+        self, rows: int = BATCH, *, start_ns: int | None = None, stop_ns: int | None = None
+    ) -> Iterator[TickArray]:
         """The day's rows in order (ts_recv, seq), in TICK arrays that end where an event ends.
 
         A batch has about `rows` rows, more only if one event is larger. Memory is bounded by a row group and a batch.
 
+        Args:
+            start_ns, stop_ns: only events received (their last row) in `[start_ns, stop_ns)`, UTC ns; what lies more
+                than a row group before or after is not read.
+
         Raises:
             CorruptDay: the file is missing or a page cannot be read.
         """
-        held = np.empty(0, TICK)
-        for batch in self.raw_batches(rows):
-            ticks = np.concatenate([held, batch]) if len(held) else batch
+        path, groups = self.path / TICKS, None
+        start, stop = -(2**63) if start_ns is None else start_ns, 2**63 - 1 if stop_ns is None else stop_ns
+        ranged = start_ns is not None or stop_ns is not None
+        if ranged and not (groups := groups_within(path, start, stop)):
+            return
+        for ticks in _whole_events(read_ticks(path, rows, groups)):
+            if not ranged:
+                yield ticks
+                continue
             ends = np.flatnonzero(ticks["flags"] & Flag.LAST)
-            cut = int(ends[-1]) + 1 if len(ends) else 0
-            if cut:
-                yield ticks[:cut]
-            held = ticks[cut:]
-        if len(held):
-            yield held
+            first, last = np.searchsorted(ticks["ts_recv"][ends], [start, stop])
+            if first < last:
+                yield ticks[int(ends[first - 1]) + 1 if first else 0 : int(ends[last - 1]) + 1]
+
+    def to_arrow(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        start_ns: int | None = None,
+        stop_ns: int | None = None,
+        instruments: Sequence[str] = (),
+        kinds: Sequence[str | Kind] = (),
+        batch_rows: int = BATCH,
+    ) -> Any:
+        """The day's rows as a `pyarrow.RecordBatchReader`: a stream, of which a row group is in memory at a time.
+
+        Args:
+            columns: those of `md.tick.v1`, or made of them: `instrument` (its text), `price_value` and `size_value`
+                (float64, exponents applied). All of `md.tick.v1` and `instrument` by default.
+            start_ns, stop_ns: rows received in `[start_ns, stop_ns)`, UTC ns; row groups outside are not read.
+            instruments: texts; none = all.
+            kinds: `trade`, `quote`, `book` and so on, or `Kind`; none = all.
+
+        Raises:
+            NothingSelected: there is no such column, instrument or kind.
+            CorruptDay: while it is read, the file is missing or a page cannot be read.
+        """
+        from streams.days.arrow import day_to_arrow  # noqa: PLC0415  pyarrow.compute takes 60 ms to import
+
+        return day_to_arrow(
+            self.path,
+            self.manifest,
+            columns=columns,
+            start_ns=start_ns,
+            stop_ns=stop_ns,
+            instruments=instruments,
+            kinds=kinds,
+            batch_rows=batch_rows,
+        )
 
     def raw_batches(self, rows: int = BATCH) -> Iterator[TickArray]:
         """As `batches`, but cut anywhere. Page checksums are checked. Raises: CorruptDay."""
-        path = self.path / TICKS
-        try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
-                for batch in parquet.iter_batches(batch_size=rows, columns=PARQUET.names):
-                    yield _to_ticks(batch)
-        except FileNotFoundError as exc:
-            raise CorruptDay(f"{path}: missing") from exc
-        except (pa.ArrowException, OSError, KeyError) as exc:
-            raise CorruptDay(f"{path}: cannot be read: {exc}") from exc
+        return read_ticks(self.path / TICKS, rows)
+
+
+def _whole_events(batches: Iterator[TickArray]) -> Iterator[TickArray]:
+    held = np.empty(0, TICK)
+    for batch in batches:
+        ticks = np.concatenate([held, batch]) if len(held) else batch
+        ends = np.flatnonzero(ticks["flags"] & Flag.LAST)
+        cut = int(ends[-1]) + 1 if len(ends) else 0
+        if cut:
+            yield ticks[:cut]
+        held = ticks[cut:]
+    if len(held):
+        yield held
 
 
 class DayWriter:
@@ -104,14 +146,27 @@ class DayWriter:
 
     A crash or an error leaves no folder at `path`. Rows must come in order of `ts_recv`; `seq` is given here, 1..N.
 
+    Args:
+        checkpoint_s: seconds of market time from one checkpoint to the next; None = no checkpoints.
+        row_group: rows of a row group, the least that a reader who begins inside the day has to read.
+
     Raises:
         FileExistsError: something is at `path` already; a day is never overwritten.
         ValueError: rows out of order, or an event cut at the day's end.
     """
 
-    def __init__(self, path: str | Path, *, name: str, origin: Origin) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        name: str,
+        origin: Origin,
+        checkpoint_s: float | None = CHECKPOINT_S,
+        row_group: int = ROW_GROUP,
+    ) -> None:
         self.path = Path(path)
-        self._name, self._origin = name, origin
+        self._checkpoint_s, self._row_group = checkpoint_s, row_group
+        self._name, self.origin = name, origin  # the origin may be completed until `finish`
         self._temporary = self.path.with_name(f".{self.path.name}.part-{os.getpid()}")
         self._held: list[TickArray] = []
         self._n_held = self._rows = 0
@@ -126,17 +181,8 @@ class DayWriter:
         if self.path.exists():
             raise FileExistsError(f"{self.path} exists already")
         self._temporary.mkdir(parents=True, exist_ok=False)
-        self._parquet = pq.ParquetWriter(
-            self._temporary / TICKS,
-            PARQUET,
-            compression="zstd",
-            compression_level=3,
-            use_dictionary=_DICTIONARY,
-            column_encoding=_ENCODING,
-            data_page_version="2.0",
-            write_page_checksum=True,
-            sorting_columns=[pq.SortingColumn(PARQUET.get_field_index(n)) for n in ("ts_recv", "seq")],
-        )
+        self._parquet = open_writer(self._temporary / TICKS)
+        self._checkpoints = CheckpointWriter(self._temporary / CHECKPOINTS, self._checkpoint_s)
         return self
 
     @property
@@ -154,10 +200,11 @@ class DayWriter:
         ticks = ticks.copy()
         ticks["seq"] = np.arange(self._rows + 1, self._rows + len(ticks) + 1)
         self._count(ticks)
+        self._checkpoints.add(ticks)
         self._held.append(ticks)
         self._n_held += len(ticks)
-        while self._n_held >= ROW_GROUP:
-            self._write(ROW_GROUP)
+        while self._n_held >= self._row_group:
+            self._write(self._row_group)
 
     def _count(self, ticks: TickArray) -> None:
         ids = ticks["instrument_id"]
@@ -173,7 +220,7 @@ class DayWriter:
 
     def _write(self, n: int) -> None:
         held = np.concatenate(self._held)
-        self._parquet.write_table(_to_table(held[:n]), row_group_size=ROW_GROUP)
+        self._parquet.write_table(to_table(held[:n]), row_group_size=self._row_group)
         self._held, self._n_held = [held[n:]], len(held) - n
 
     def attach(self, name: str, content: bytes) -> None:
@@ -190,10 +237,12 @@ class DayWriter:
         if self._n_held:
             self._write(self._n_held)
         self._parquet.close()
+        checkpoints = self._checkpoints.close()
+        names = [TICKS, *([CHECKPOINTS] if any(c.group >= 0 for c in checkpoints) else []), *self._attached]
         per_instrument = [*self._by_instrument.tolist(), *[0] * (len(instruments) - len(self._by_instrument))]
         manifest = Manifest(
             name=self._name,
-            origin=self._origin,
+            origin=self.origin,
             rows=self._rows,
             ts_recv_min=self._recv[0] if self._recv else 0,
             ts_recv_max=self._recv[1] if self._recv else 0,
@@ -201,13 +250,14 @@ class DayWriter:
             ts_event_max=self._event[1] if self._event else 0,
             kinds={kind.name.lower(): int(self._by_kind[kind]) for kind in Kind if self._by_kind[kind]},
             instruments=tuple(map(_entry, range(len(instruments)), instruments, per_instrument)),
-            files=tuple(file_entry(self._temporary / name) for name in (TICKS, *self._attached)),
+            files=tuple(file_entry(self._temporary / name) for name in names),
+            checkpoints=checkpoints or msgspec.UNSET,
         )
         with (self._temporary / MANIFEST).open("wb") as stream:
             stream.write(manifest.encode())
             stream.flush()
             os.fsync(stream.fileno())
-        for name in (TICKS, *self._attached):
+        for name in names:
             _sync(self._temporary / name)
         _sync(self._temporary)
         os.rename(self._temporary, self.path)
@@ -217,6 +267,7 @@ class DayWriter:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         if self._temporary.exists():  # `finish` was not reached
             self._parquet.close()
+            self._checkpoints.close()
             shutil.rmtree(self._temporary)
 
 
@@ -230,20 +281,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _to_table(ticks: TickArray) -> pa.Table:
-    columns = [pa.array(np.ascontiguousarray(ticks[field.name])).view(field.type) for field in PARQUET]
-    return pa.Table.from_arrays(columns, schema=PARQUET)
-
-
-def _to_ticks(batch: pa.RecordBatch) -> TickArray:
-    ticks = np.empty(batch.num_rows, TICK)
-    for name in PARQUET.names:
-        column = batch.column(name)
-        if column.null_count:
-            raise KeyError(f"column {name} has {column.null_count} empty values")
-        if name in _TYPES:
-            column = column.view(pa.int64())
-        ticks[name] = column.to_numpy(zero_copy_only=False)
-    return ticks

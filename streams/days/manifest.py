@@ -15,6 +15,7 @@ from models.market.instruments import Instrument
 SCHEMA = "md.tick.v1"
 MANIFEST = "manifest.json"
 TICKS = "ticks.parquet"
+CHECKPOINTS = "checkpoints.parquet"
 
 
 class DayFile(msgspec.Struct, frozen=True):
@@ -43,8 +44,33 @@ class DayInstrument(msgspec.Struct, frozen=True, omit_defaults=True):
         return Instrument(self.venue, self.market_type, self.symbol, self.price_exp, self.size_exp, self.tick)
 
 
+class Recording(msgspec.Struct, frozen=True):
+    """What a recorded day was recorded from, and where the next one goes on.
+
+    Attributes:
+        topic, topic_id: full name, and Kafka's id.
+        offsets: partition -> `[first, next)`.
+        positions: partition -> source hash in hex -> last position, this day included.
+        rows_repeated: rows left out because their position had come already.
+        rows_unknown: rows left out because nobody defined their instrument.
+        frames_corrupt: frames left out because their columns cannot be read.
+        gaps: holes in the positions of dense sources.
+        missing: offsets that the log no longer had.
+    """
+
+    topic: str
+    topic_id: str
+    offsets: dict[int, tuple[int, int]]
+    positions: dict[int, dict[str, int]]
+    rows_repeated: int
+    rows_unknown: int
+    frames_corrupt: int
+    gaps: int
+    missing: int
+
+
 class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where the rows come from: an importer with the files it read, or a generator with its seed and recipe.
+    """Where the rows come from: an importer with the files it read, a generator with its seed and recipe, or a topic.
 
     `options` are what the user said about the sources and the importer could not know, such as a column map.
     """
@@ -55,6 +81,18 @@ class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
     generator: str | None = None
     seed: int | None = None
     recipe: Recipe | None = None
+    recording: Recording | None = None
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """What stood when all events received before `ts_recv` (ns UTC) were in: row group `group` of the checkpoints.
+
+    `seq` is the last of those rows; group -1 = nothing stood yet.
+    """
+
+    ts_recv: int
+    seq: int
+    group: int
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -74,6 +112,7 @@ class Manifest(msgspec.Struct, frozen=True):
     kinds: dict[str, int]
     instruments: tuple[DayInstrument, ...]
     files: tuple[DayFile, ...]
+    checkpoints: tuple[Checkpoint, ...] | msgspec.UnsetType = msgspec.UNSET  # left out where a day has none
     schema: str = SCHEMA
     tool: str = msgspec.field(default_factory=lambda: f"marketprism {version('marketprism')}")
     sha256: str = ""

@@ -1,76 +1,60 @@
 """Replay: days into Kafka as they came, at any speed, as a run of its own or on the live topics.
 
-A run is one source, `day/<names>/<run id>`. Position 1 in every partition is the control row that starts the run, the
-day's row `seq` has position `seq + 1`, and position N + 2 ends the run.
+A run is one source, `day/<names>/<run id>`. In round r (0, 1, ...) of a stream of N rows, position r * (N + 2) + 1 in
+every partition is the control row that starts the round, row `seq` of the stream has position r * (N + 2) + seq + 1,
+and position (r + 1) * (N + 2) ends the round. The rows of a whole day have the day's own `seq`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from models.market.instruments import instrument_hash, partition_of
-from models.market.tick import TICK, Action, Flag, Kind, TickArray
+from models.days.faults import Arrivals
+from models.days.plan import FaultPlan
+from models.market.instruments import instrument_hash
+from models.market.tick import Action
 from streams.clock import Clock, now_ns
-from streams.days.day import BATCH, Day
-from streams.days.feed import DayFeed
-from streams.days.pacing import Group, Pace, groups
+from streams.days.ahead import read_ahead
+from streams.days.day import Day
+from streams.days.feed import EVERYTHING, DayFeed, Selection
+from streams.days.outlet import RunOutlet
+from streams.days.pacing import Pace, RatePace, SpeedPace, groups
+from streams.days.progress import Meter, Progress
+from streams.days.report import LATENESS_BOUND_MS, Pause, ReplayReport
+from streams.days.run_record import FaultDone, RunRecord, held_positions, run_days_of
+from streams.days.stream import RunStream, end_of, sliced
+from streams.days.waiting import doze
 from streams.kafka.admin import ensure_topics
 from streams.kafka.clients import start_producer, stop_client
 from streams.kafka.frame_sender import FrameSender
-from streams.kafka.frames import FramePacker
 from streams.kafka.instruments import InstrumentDirectory
+from streams.kafka.offsets import last_offsets
 from streams.settings import Settings
 
+__all__ = ["Pause", "Progress", "Replay", "ReplayReport", "replay_day"]
+
+UNPACED_BATCH = 32_768  # larger arrays are given back to the system and cost a page fault each 64 ticks
 PACED_BATCH = 8192  # cut on the event loop, which it holds for a millisecond
 _MS = 1_000_000
-_SHORTEST_SLEEP_S = 0.001  # uvloop's timers count in ms; asking for less would spin
-_REPORT_S = 0.1
-
-T = TypeVar("T")
+_LONGEST_SLEEP_S = 0.1  # then it is looked whether somebody wants to pause or to stop
 
 
-@dataclass(frozen=True)
-class Pause:
-    """Everything up to row `seq` is acknowledged; `offsets` has the newest offset of each partition."""
-
-    seq: int
-    offsets: dict[int, int]
+OnPause = Callable[[Pause], Awaitable[int | None]]  # a number: go so many rows on, then pause again
 
 
-@dataclass(frozen=True)
-class ReplayReport:
-    """What was sent.
-
-    Attributes:
-        rows: rows of the days; the two control rows of each partition are not counted, nor their frames.
-        seconds: from the first row to the last acknowledgement, pauses left out.
-        lateness_p50_ms, lateness_p99_ms, lateness_max_ms: over frames, from when a frame's last row was due to when it
-            was handed to Kafka; 0 at maximum speed, where nothing has a due time.
-        digest: what the days end in (models.market.digest); None if it was not asked for.
-        offsets: partition -> offset of its last frame, the one that ends the run.
-        prefix: of the run's topics and keys.
-    """
-
-    run_id: str
-    prefix: str
-    rows: int
-    frames: int
-    seconds: float
-    rows_per_s: float
-    lateness_p50_ms: float
-    lateness_p99_ms: float
-    lateness_max_ms: float
-    digest: str | None
-    offsets: dict[int, int]
+class _Stopped(Exception):
+    """Somebody asked for the end."""
 
 
 class Replay:
@@ -79,13 +63,25 @@ class Replay:
     Args:
         days: one or more; those that overlap in time are merged.
         settings: broker, `publisher.frame_ticks`, `publisher.frame_ms`, `publisher.buffer_ticks`.
+        selection: the part of the days that is sent.
         speed: 1 = as it came, 10 = ten times as fast, None = as fast as Kafka takes it.
+        rate: rows a second instead, evenly.
+        rounds: how often the stream is sent; None = until `stop`.
+        faults: what goes wrong, by plan.
         run_id: letters, digits, `.`, `_`, `-`; a new one by default.
         live: send to the topics of `settings` instead of the run's own, `run.<id>.*`.
         pause_at: rows after which `on_pause` is awaited, as soon as they are acknowledged (at the end of their event).
-        progress: hears rows sent and rows in all, ten times a second.
-        with_digest: compute the days' digest after sending, in a thread.
+        on_pause: returns when the run is to go on.
+        progress: hears how far it is, ten times a second.
+        with_digest: compute the stream's digest after sending, in a thread.
+        lateness_bound_ms: what the 99th percentile may be in a valid run.
+        record: file that says what this run is and what came of it.
+        resume: a run's record: go on where its log ends. Days and options must be the same.
         clock: UTC ns.
+
+    Raises:
+        NothingSelected, InstrumentConflict: as `DayFeed`.
+        InvalidFaultPlan: the plan names what the days do not have.
     """
 
     def __init__(
@@ -93,38 +89,60 @@ class Replay:
         days: Sequence[Day],
         settings: Settings,
         *,
+        selection: Selection = EVERYTHING,
         speed: float | None = None,
+        rate: float | None = None,
+        rounds: int | None = 1,
+        faults: FaultPlan | None = None,
         run_id: str | None = None,
         live: bool = False,
         pause_at: Sequence[int] = (),
-        on_pause: Callable[[Pause], Awaitable[None]] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        on_pause: OnPause | None = None,
+        progress: Callable[[Progress], None] | None = None,
         with_digest: bool = True,
+        lateness_bound_ms: float = LATENESS_BOUND_MS,
+        record: Path | None = None,
+        resume: RunRecord | None = None,
         clock: Clock = now_ns,
     ) -> None:
-        if speed is not None and not 0 < speed < float("inf"):
-            raise ValueError(f"speed {speed} is not above 0")
+        for name, value in (("speed", speed), ("rate", rate)):
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} {value} is not above 0")
+        if speed is not None and rate is not None:
+            raise ValueError("either a speed or a rate")
         self.run_id = run_id or uuid.uuid4().hex[:8]
-        self.feed = DayFeed(days)
+        self.feed = DayFeed(days, selection)
         prefix = settings.topics.prefix + ("" if live else f"run.{self.run_id}.")
         self.settings = replace(settings, topics=replace(settings.topics, prefix=prefix))
-        self._own_topics = not live
-        self._speed = speed
-        self._pauses = sorted({seq for seq in pause_at if 0 < seq < self.feed.rows}, reverse=True)
-        self._on_pause, self._progress, self._with_digest, self._clock = on_pause, progress, with_digest, clock
-        self._lateness: list[int] = []
-        self._reported_at = 0.0
-        self._sender: FrameSender
-        self._packer: FramePacker
-        self._ids: NDArray[np.int32]  # feed's instrument id -> registry's
-        self._partitions: NDArray[np.int64]  # by the feed's instrument id
+        self._days, self._live, self._speed, self._rate, self._rounds = days, live, speed, rate, rounds
+        self._plan = faults
+        self._pauses = sorted({seq for seq in pause_at if 0 < seq < (self.feed.rows or 2**62)}, reverse=True)
+        self._on_pause, self._with_digest, self._clock = on_pause, with_digest, clock
+        self._bound_ms, self._record_at, self._resume = lateness_bound_ms, record, resume
+        self._meter = Meter(self.feed, speed=speed, rate=rate, tell=progress)
+        self._stream = RunStream(self.feed, faults)
+        self._batch = UNPACED_BATCH if speed is None and rate is None else PACED_BATCH
+        self._length = 0  # rows of a round, once one has been sent
+        self._rounds_done = 0
+        self._paused_ns = 0
+        self._pause_wanted = self._stop_wanted = self._stopped = False
+        self._outlet: RunOutlet
 
     @property
     def source(self) -> str:
         return f"day/{self.feed.name}/{self.run_id}"
 
     def __repr__(self) -> str:
-        return f"<Replay {self.source} to {self.settings.topics.prefix}* speed={self._speed or 'max'}>"
+        pace = f"rate={self._rate}" if self._rate else f"speed={self._speed or 'max'}"
+        return f"<Replay {self.source} to {self.settings.topics.prefix}* {pace}>"
+
+    def pause(self) -> None:
+        """Pause as soon as what is due now has been sent."""
+        self._pause_wanted = True
+
+    def stop(self) -> None:
+        """End as soon as what is due now has been sent, without a control row that ends the run."""
+        self._stop_wanted = True
 
     async def run(self) -> ReplayReport:
         """Send everything.
@@ -135,143 +153,190 @@ class Replay:
             InstrumentConflict: an instrument is known with other exponents.
         """
         kafka = self.settings.kafka
-        if self._own_topics:
+        if not self._live and self._resume is None:
             await ensure_topics(self.settings)
+        record = await self._write_record()
+        source = instrument_hash(self.source)
+        held = {}
+        if self._resume is not None:
+            held = await held_positions(self.settings, source, record.starts if self._live else None)
         producer = await start_producer(kafka)
         try:
-            self._sender = FrameSender(self.settings, producer)
             async with InstrumentDirectory(self.settings, producer=producer) as directory:
-                self._ids = np.array(await directory.define(self.feed.instruments), np.int32)
-                self._partitions = np.array(
-                    [partition_of(i.text, kafka.partitions) for i in self.feed.instruments], np.int64
-                )
-                self._packer = FramePacker(
+                self._outlet = RunOutlet(
+                    self.settings,
+                    FrameSender(self.settings, producer),
                     directory.registry,
-                    source=instrument_hash(self.source),
-                    n_partitions=kafka.partitions,
-                    frame_ticks=self.settings.publisher.frame_ticks,
-                    dense=True,
+                    feed=self.feed,
+                    ids=np.array(await directory.define(self.feed.instruments), np.int32),
+                    source=source,
+                    held=held,
+                    faulty=self._stream.faulty,
                 )
                 seconds = await self._send_all()
         finally:
             await stop_client(producer)
-        return await self._report(seconds)
+        report = await self._report(seconds)
+        if self._record_at is not None:
+            done = tuple(msgspec.convert(report.faults, list[FaultDone]))
+            msgspec.structs.replace(record, state=report.state, faults=done, report=asdict(report)).write(
+                self._record_at
+            )
+        return report
+
+    async def _write_record(self) -> RunRecord:
+        if self._resume is not None:
+            return self._resume
+        chosen, starts = self.feed.selection, {}
+        if self._live and self._record_at is not None:
+            starts = {partition: last + 1 for partition, last in (await last_offsets(self.settings)).items()}
+        record = RunRecord(
+            run_id=self.run_id,
+            prefix=self.settings.topics.prefix,
+            live=self._live,
+            days=run_days_of(self._days),
+            starts=starts,
+            speed=self._speed,
+            rate=self._rate,
+            rounds=self._rounds,
+            start_ns=chosen.start_ns,
+            stop_ns=chosen.stop_ns,
+            instruments=chosen.instruments,
+            venues=chosen.venues,
+            plan=self._plan,
+        )
+        if self._record_at is not None:
+            await asyncio.to_thread(record.write, self._record_at)
+        return record
 
     async def _send_all(self) -> float:
-        await self._control(Action.CLEAR, 1, self.feed.first_ns)
-        begun = time.monotonic()
-        paused_s = 0.0
-        pace = Pace(self._clock(), self.feed.first_ns, self._speed) if self._speed else None
-        async with aclosing(_read_ahead(self._pieces())) as pieces:
-            async for ticks, pause in pieces:
-                await (self._send_now(ticks) if pace is None else self._send_paced(ticks, pace))
-                if pause:
-                    stopped, stopped_ns = time.monotonic(), self._clock()
-                    await self._pause(int(ticks["seq"][-1]) - 1)
-                    paused_s += time.monotonic() - stopped
-                    if pace:
-                        pace.shift(self._clock() - stopped_ns)
-        await self._control(Action.DELETE, self.feed.rows + 2, self.feed.last_ns)
-        await self._sender.drain(self.settings.publisher.delivery_timeout_s)
-        return time.monotonic() - begun - paused_s
+        begun_ns = time.monotonic_ns()
+        try:
+            for number in itertools.count() if self._rounds is None else range(self._rounds):
+                await self._send_round(number * (self._length + 2))
+                self._rounds_done += 1
+        except _Stopped:
+            self._stopped = True
+        await self._outlet.sender.drain(self.settings.publisher.delivery_timeout_s)
+        return (time.monotonic_ns() - begun_ns - self._paused_ns) / 1e9
 
-    async def _control(self, action: Action, position: int, ts_recv: int) -> None:
-        """One control frame a partition; the first lists the partition's instruments, which start anew (rule 16)."""
-        row = np.zeros(1, TICK)
-        row["kind"], row["action"], row["flags"], row["instrument_id"] = Kind.CONTROL, action, Flag.LAST, -1
-        row["ts_event"] = row["ts_recv"] = ts_recv
-        row["seq"] = position
-        for partition in range(self.settings.kafka.partitions):
-            named = self._ids[self._partitions == partition] if action == Action.CLEAR else self._ids[:0]
-            await self._sender.send([self._packer.pack_control(partition, row, named)])
+    async def _send_round(self, base: int) -> None:
+        """Control row, rows, control row, at positions from `base` + 1 on."""
+        await self._outlet.control(Action.CLEAR, base + 1, self.feed.first_ns)
+        pace: Pace | None = None
+        sent, newest_ns = 0, self.feed.last_ns
+        async with aclosing(read_ahead(self._stream.positioned(self._batch, base))) as batches:
+            async for rows in batches:
+                sent, newest_ns = int(rows.ticks["seq"][-1]) - base - 1, max(newest_ns, int(rows.arrival_ns[-1]))
+                unsent = self._outlet.unsent(rows)
+                if not unsent.any():
+                    continue
+                pace = pace or self._pace(rows, int(np.argmax(unsent)), base)
+                await self._send(rows, pace, base)
+        self._length = sent
+        await self._outlet.control(Action.DELETE, base + sent + 2, newest_ns)
+        self._meter.told(sent, newest_ns)
 
-    def _pieces(self) -> Iterator[tuple[TickArray, bool]]:
-        """Whole events with the run's positions, cut at pauses; True where one is due after them."""
-        for batch in self.feed.batches(BATCH if self._speed is None else PACED_BATCH):
-            ticks = batch.copy()
-            ticks["seq"] += np.uint64(1)
-            while self._pauses and self._pauses[-1] < int(ticks["seq"][-1]):
-                ends = np.flatnonzero(ticks["flags"] & np.uint8(Flag.LAST))
-                cut = int(ends[np.searchsorted(ticks["seq"][ends], self._pauses[-1] + 1)]) + 1
-                piece, ticks = ticks[:cut], ticks[cut:]
-                while self._pauses and self._pauses[-1] < int(piece["seq"][-1]):
-                    self._pauses.pop()
-                yield piece, True
-                if not len(ticks):
-                    break
-            if len(ticks):
-                yield ticks, False
+    def _pace(self, rows: Arrivals, first: int, base: int) -> Pace | None:
+        """The clock of a round that begins with row `first` of these."""
+        now, seq = self._clock(), int(rows.ticks["seq"][first])
+        if self._rate:
+            return RatePace(now, seq, self._rate)
+        if self._speed:
+            begins_here = seq == base + 2
+            return SpeedPace(now, self.feed.first_ns if begins_here else int(rows.arrival_ns[first]), self._speed)
+        return None
 
-    async def _send_now(self, ticks: TickArray) -> None:
-        ticks["instrument_id"] = self._ids[ticks["instrument_id"]]
-        now = self._clock()
-        # in a thread: the kernels let go of the GIL, and packing a batch takes longer than the loop may be held
-        due = np.full(len(ticks), now)
-        frames = await asyncio.to_thread(self._packer.pack, ticks, due_ns=due, sent_ns=now)
-        for frame in frames:
-            await self._sender.wait_for_room(frame.n_ticks)
-            await self._sender.send([frame])
-        self._tell(int(ticks["seq"][-1]) - 1)
+    async def _send(self, rows: Arrivals, pace: Pace | None, base: int) -> None:
+        """Send a batch, with the pauses that fall into it."""
+        while len(rows.ticks):
+            await self._look(int(rows.ticks["seq"][0]) - base - 2, pace)
+            due_pause = bool(self._pauses) and self._pauses[-1] < int(rows.ticks["seq"][-1]) - base - 1
+            part = sliced(rows, slice(0, end_of(rows, self._pauses[-1] + base + 1))) if due_pause else rows
+            n = await (self._send_now(part, base) if pace is None else self._send_paced(part, pace, base))
+            if due_pause and n == len(part.ticks):
+                await self._pause(int(part.ticks["seq"][-1]) - base - 1, pace)
+            rows = sliced(rows, slice(n, None))
 
-    async def _send_paced(self, ticks: TickArray, pace: Pace) -> None:
-        partitions = self._partitions[ticks["instrument_id"]]
-        ticks["instrument_id"] = self._ids[ticks["instrument_id"]]
+    async def _send_now(self, rows: Arrivals, base: int) -> int:
+        await self._outlet.send_batch(rows, self._clock())
+        self._meter.told(int(rows.ticks["seq"][-1]) - base - 1, int(rows.arrival_ns[-1]))
+        return len(rows.ticks)
+
+    async def _send_paced(self, rows: Arrivals, pace: Pace, base: int) -> int:
+        """Send rows as they are due; how many it was when somebody wanted to pause or to stop, or all."""
         window_ns = int(self.settings.publisher.frame_ms * _MS)
-        sent = int(ticks["seq"][0]) - 2
-        for group in groups(ticks, partitions, pace.due(ticks["ts_recv"]), window_ns):
-            await self._send_group(group)
-            sent += len(group.ticks)
-            self._tell(sent)
+        due_ns = pace.due(rows.arrival_ns, rows.ticks["seq"])
+        begin = int(rows.ticks["seq"][0]) - base - 2
+        done, between = 0, True  # rows of windows that are out; whether nothing of the next one is
+        for group in groups(rows, self._outlet.partitions(rows), due_ns, window_ns):
+            while (left_ns := int(group.due_ns[-1]) - self._clock()) > 0:
+                await doze(left_ns, _LONGEST_SLEEP_S)
+                self._meter.waited(left_ns)
+                if between and (self._pause_wanted or self._stop_wanted):
+                    return done
+            late_ns = await self._outlet.send_group(group, self._clock)
+            if between := group.n_done > 0:
+                done = group.n_done
+                self._meter.told(begin + done, int(rows.arrival_ns[done - 1]), late_ns)
+                if self._pause_wanted or self._stop_wanted:
+                    return done
+        return done
 
-    async def _send_group(self, group: Group) -> None:
-        due = int(group.due_ns[-1])
-        while (left_s := (due - self._clock()) / 1e9) > 0:  # noqa: ASYNC110  it is time that is waited for
-            await asyncio.sleep(min(max(left_s, _SHORTEST_SLEEP_S), _REPORT_S))
-        await self._sender.wait_for_room(len(group.ticks))
-        now = self._clock()
-        frames = self._packer.pack_partition(group.partition, group.ticks, due_ns=group.due_ns, sent_ns=now)
-        await self._sender.send(frames)
-        self._lateness.append(now - due)
+    async def _look(self, sent: int, pace: Pace | None) -> None:
+        """Stop or pause if somebody wants to."""
+        if self._stop_wanted:
+            raise _Stopped
+        if self._pause_wanted:
+            self._pause_wanted = False
+            await self._pause(sent, pace)
 
-    async def _pause(self, seq: int) -> None:
-        await self._sender.drain(self.settings.publisher.delivery_timeout_s)
+    async def _pause(self, seq: int, pace: Pace | None) -> None:
+        stopped_ns, since = self._clock(), time.monotonic_ns()
+        while self._pauses and self._pauses[-1] <= seq:
+            self._pauses.pop()
+        await self._outlet.sender.drain(self.settings.publisher.delivery_timeout_s)
         if self._on_pause:
-            await self._on_pause(Pause(seq, dict(self._sender.offsets)))
+            step = await self._on_pause(Pause(seq, dict(self._outlet.sender.offsets)))
+            if step:
+                self._pauses = sorted({*self._pauses, seq + step}, reverse=True)
+        if self._stop_wanted:
+            raise _Stopped
+        self._paused_ns += time.monotonic_ns() - since
+        if pace:
+            pace.shift(self._clock() - stopped_ns)
 
-    def _tell(self, sent: int) -> None:
-        now = time.monotonic()
-        if self._progress and (now - self._reported_at > _REPORT_S or sent == self.feed.rows):
-            self._reported_at = now
-            self._progress(sent, self.feed.rows)
+    def _digest(self) -> str:
+        if not self._stream.faulty:
+            return self.feed.digest()
+        return self.feed.digest_of(self._stream.delivered(), self._outlet.partition_by_id)
 
     async def _report(self, seconds: float) -> ReplayReport:
-        stats, controls = self._sender.stats, 2 * self.settings.kafka.partitions
-        rows = stats.ticks - controls
-        p50, p99, highest = np.percentile(self._lateness, (50, 99, 100)).tolist() if self._lateness else (0, 0, 0)
+        sent, sender = self._outlet.sent, self._outlet.sender
+        late = np.percentile(sent.lateness_ns, (50, 99, 100)) / _MS if sent.lateness_ns else np.zeros(3)
+        p50, p99, highest = late.round(3).tolist()
+        faults = [msgspec.to_builtins(done) for done in self._stream.faults_done()]
         return ReplayReport(
             run_id=self.run_id,
             prefix=self.settings.topics.prefix,
-            rows=rows,
-            frames=stats.frames - controls,
+            rows=sent.rows,
+            frames=sent.frames,
             seconds=round(seconds, 6),
-            rows_per_s=round(rows / seconds, 1),
-            lateness_p50_ms=round(p50 / _MS, 3),
-            lateness_p99_ms=round(p99 / _MS, 3),
-            lateness_max_ms=round(highest / _MS, 3),
-            digest=await asyncio.to_thread(self.feed.digest) if self._with_digest else None,
-            offsets=dict(sorted(self._sender.offsets.items())),
+            rows_per_s=round(sent.rows / seconds, 1),
+            lateness_p50_ms=p50,
+            lateness_p99_ms=p99,
+            lateness_max_ms=highest,
+            digest=await asyncio.to_thread(self._digest) if self._with_digest and not self._stopped else None,
+            offsets=dict(sorted(sender.offsets.items())),
+            lateness_bound_ms=self._bound_ms,
+            valid=p99 <= self._bound_ms,
+            state="stopped" if self._stopped else "done",
+            rounds=self._rounds_done,
+            rows_lost=sent.rows_lost,
+            rows_repeated=sent.rows_repeated,
+            gaps=sent.gaps,
+            faults=faults,
         )
-
-
-async def _read_ahead(pieces: Iterator[T]) -> AsyncGenerator[T, None]:
-    """Iterate in a thread, one piece ahead of the caller."""
-    ahead = asyncio.ensure_future(asyncio.to_thread(next, pieces, None))
-    try:
-        while (piece := await ahead) is not None:
-            ahead = asyncio.ensure_future(asyncio.to_thread(next, pieces, None))
-            yield piece
-    finally:
-        await asyncio.gather(ahead, return_exceptions=True)
 
 
 async def replay_day(days: Day | Sequence[Day], settings: Settings, **options: Any) -> ReplayReport:

@@ -10,6 +10,7 @@ import numpy as np
 
 from models.errors import CorruptDay
 from models.market.tick import Flag, Kind, TickArray
+from streams.days.checkpoints import false_checkpoints
 from streams.days.day import Day
 from streams.days.manifest import MANIFEST, TICKS, Manifest, file_entry
 
@@ -25,7 +26,7 @@ class Verification(msgspec.Struct, frozen=True):
 
 
 def verify_day(path: str | Path, progress: Progress | None = None) -> Verification:
-    """Check a day's manifest, checksums, counts, ranges and the order of its rows. Reads everything once or twice."""
+    """Check a day's manifest, checksums, counts, ranges, order and checkpoints. Reads everything two or three times."""
     try:
         day = Day.open(path)
     except CorruptDay as exc:
@@ -42,6 +43,8 @@ def verify_day(path: str | Path, progress: Progress | None = None) -> Verificati
     else:
         survey.finish()
     problems += survey.problems
+    if not problems:
+        problems += false_checkpoints(day.path, day.manifest, day.batches())
     return Verification(not problems, survey.rows, problems)
 
 

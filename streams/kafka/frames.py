@@ -106,7 +106,7 @@ class FramePacker:
         for partition in np.flatnonzero(counts).tolist():
             begin, end = end, end + int(counts[partition])
             due = None if due_ns is None else due_ns[begin:end]
-            frames += self._cut(partition, rows[begin:end], due, sent_ns)
+            frames += self.pack_in_place(partition, rows[begin:end], due, sent_ns)
         return frames
 
     def pack_partition(
@@ -114,7 +114,7 @@ class FramePacker:
     ) -> list[PackedFrame]:
         """Like `pack`, for rows that all belong to `partition`; control rows (instrument_id -1) may be among them."""
         rows = np.ascontiguousarray(ticks).view(RAW).copy().view(TICK)
-        return self._cut(partition, rows, due_ns, sent_ns)
+        return self.pack_in_place(partition, rows, due_ns, sent_ns)
 
     def pack_control(self, partition: int, row: TickArray, instrument_ids: NDArray[np.int32]) -> PackedFrame:
         """A control row (TICK, shape (1,)) as a frame that lists instruments (registry ids) which no row names."""
@@ -135,10 +135,29 @@ class FramePacker:
         row["seq"], row["ts_event"], row["ts_recv"] = position, watermark_ns, watermark_ns
         return self.pack_control(partition, row, np.empty(0, np.int32))._replace(n_ticks=0)
 
-    def _cut(
-        self, partition: int, rows: TickArray, due_ns: NDArray[np.int64] | None, sent_ns: int
+    def pack_again(self, partition: int, ticks: TickArray, *, due_ns: int = 0, sent_ns: int = 0) -> PackedFrame:
+        """Rows that `pack_partition` packed already, as a frame that repeats them; nothing follows from it."""
+        rows = np.ascontiguousarray(ticks).view(RAW).copy().view(TICK)
+        data = encode(
+            rows,
+            self._localise(rows["instrument_id"]),
+            source=self.source,
+            prev_position=int(rows["seq"][0]) - 1 if self.dense else 0,
+            dense=self.dense,
+            due_ns=due_ns,
+            sent_ns=sent_ns,
+        )
+        return PackedFrame(partition, data, len(rows))
+
+    def pass_over(self, partition: int, position: int) -> None:
+        """The next frame of the partition follows `position`, which this packer did not pack: rows that are lost, or
+        that are in the log already."""
+        self._last_position[partition] = position
+
+    def pack_in_place(
+        self, partition: int, rows: TickArray, due_ns: NDArray[np.int64] | int | None, sent_ns: int
     ) -> list[PackedFrame]:
-        """Frames of one partition's rows, whose instrument ids are overwritten."""
+        """As `pack_partition`, but the rows' instrument ids are overwritten; `due_ns` may be one for all rows."""
         frames: list[PackedFrame] = []
         begin = 0
         for end in frame_borders(rows["flags"], self.frame_ticks):
@@ -149,7 +168,7 @@ class FramePacker:
                 source=self.source,
                 prev_position=self._last_position[partition] if self.dense else 0,
                 dense=self.dense,
-                due_ns=0 if due_ns is None else int(due_ns[end - 1]),
+                due_ns=int(due_ns[end - 1]) if isinstance(due_ns, np.ndarray) else due_ns or 0,
                 sent_ns=sent_ns,
             )
             self._last_position[partition] = int(frame["seq"][-1])

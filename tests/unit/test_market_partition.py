@@ -95,13 +95,15 @@ def test_long_short_ratios_of_top_positions_and_of_all_accounts_are_apart(partit
 
 def test_frame_sent_again_counts_nothing(partition: Partition) -> None:
     assert partition(trade(1), trade(2)).n_rows == 2
-    assert partition(trade(1), trade(2), first=1).n_rows == 0
+    again = partition(trade(1), trade(2), first=1)
+    assert (again.n_rows, again.n_repeated) == (0, 2)
     assert partition.row(facets.TRADE)[:4] == [0, 0, 0, 2]
 
 
 def test_frame_that_overlaps_with_other_borders_counts_only_its_new_rows(partition: Partition) -> None:
     partition(trade(1), trade(2), trade(3))
-    assert partition(trade(2), trade(3), trade(4), trade(5), first=2).n_rows == 2
+    applied = partition(trade(2), trade(3), trade(4), trade(5), first=2)
+    assert (applied.n_rows, applied.n_repeated) == (2, 2)
     assert partition.row(facets.TRADE)[facets.N_ROWS] == 5
     assert partition.values(facets.TRADE)[0] == 5
 
