@@ -49,7 +49,7 @@ def test_the_same_arguments_give_the_same_bytes_and_a_day_that_verifies(tmp_path
     )
     again = generated(tmp_path / "again")
     names = sorted(path.name for path in day.path.iterdir())
-    assert names == [LABELS, "manifest.json", "ticks.parquet"]
+    assert names == ["checkpoints.parquet", LABELS, "manifest.json", "ticks.parquet"]
     assert all((day.path / name).read_bytes() == (again.path / name).read_bytes() for name in names)
 
 
