@@ -20,9 +20,14 @@ import cramjam
 from aiokafka.codec import lz4_decode
 
 _RECORDS = ("aiokafka.record._crecords.default_records", "aiokafka.record.default_records")
-# Magic number; version 1 with independent blocks and no checksums; blocks of up to 4 MiB; checksum of these two bytes.
-_HEAD = bytes.fromhex("04224d18 60 70 73")
-_BLOCK_BYTES = 4 << 20
+# Magic number; version 1 with independent blocks and no checksums; most bytes of a block; checksum of these two bytes.
+# A reader makes room for a whole block: 4 MiB for each small batch are page faults that cost more than unpacking it.
+_HEADS = {
+    64 << 10: bytes.fromhex("04224d18 60 40 82"),
+    256 << 10: bytes.fromhex("04224d18 60 50 fb"),
+    1 << 20: bytes.fromhex("04224d18 60 60 51"),
+    4 << 20: bytes.fromhex("04224d18 60 70 73"),
+}
 _STORED = 1 << 31  # flag of a block's size: it is not compressed
 _END = bytes(4)
 _FIRST_ROOM, _MOST_ROOM = 1 << 20, 64 << 20  # bytes of a thread's buffer
@@ -30,9 +35,10 @@ _FIRST_ROOM, _MOST_ROOM = 1 << 20, 64 << 20  # bytes of a thread's buffer
 
 def pack_lz4(data: bytes) -> bytes:
     """An lz4 frame at the fastest level, without checksums."""
-    parts = [_HEAD]
-    for start in range(0, len(data), _BLOCK_BYTES):
-        block = data[start : start + _BLOCK_BYTES]
+    block_bytes, head = next(((n, head) for n, head in _HEADS.items() if len(data) <= n), (4 << 20, _HEADS[4 << 20]))
+    parts = [head]
+    for start in range(0, len(data), block_bytes):
+        block = data[start : start + block_bytes]
         packed = bytes(cramjam.lz4.compress_block(block, store_size=False))
         if len(packed) < len(block):
             parts += (len(packed).to_bytes(4, "little"), packed)
