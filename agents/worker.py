@@ -187,7 +187,8 @@ class Worker:
         """Raises: whatever ends the worker meanwhile."""
         assert self._failure is not None
         starting = asyncio.create_task(self.app.start())
-        await asyncio.wait({starting, self._failure}, return_when=asyncio.FIRST_COMPLETED)
+        with self.watchdog.watching("the start of Faust"):
+            await asyncio.wait({starting, self._failure}, return_when=asyncio.FIRST_COMPLETED)
         if self._failure.done():
             starting.cancel()
             raise self._failure.result()

@@ -44,7 +44,13 @@ async def serve(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Worker(settings) as running:
+    running = Worker(settings)
+    try:
+        await running.start()
+    except BaseException as exc:
+        _end_within(LEAVE_S, exc)
+        raise
+    try:
         # What lives until the end is not searched again: with the defaults a fifth of the CPU at frames of 64 ticks.
         gc.collect()
         gc.freeze()
@@ -56,6 +62,8 @@ async def serve(settings: Settings) -> None:
             _end_within(EXIT_S, failure.result())
         told.cancel()
         failure.cancel()
+    finally:
+        await running.stop()
     if failure in done:
         reason = failure.result()
         _end_within(LEAVE_S, reason)
