@@ -184,8 +184,6 @@ class Recorder:
             if time.monotonic() - synced > SYNC_S:
                 await asyncio.to_thread(self._spool.sync)
                 synced = time.monotonic()
-            if self._rotation.is_due(self._spool):
-                await self._rotate()
 
     async def _take(self, tp: TopicPartition, records: list[ConsumerRecord], directory: InstrumentDirectory) -> None:
         for record in records:
@@ -193,6 +191,8 @@ class Recorder:
             if header is None:
                 self.report.corrupt += 1
                 continue
+            if self._rotation.is_due(self._spool):
+                await self._rotate()
             if unknown := self._spool.unknown(record.value, header):
                 await self._define(unknown, directory)
             missing = self._spool.n_missing

@@ -65,6 +65,7 @@ async def test_a_recorded_run_is_the_day_that_was_replayed(settings: Settings, t
     await replay.run()
     (day,) = (await recorded(replay.settings, tmp_path / "day")).report.days
     assert verify_day(day.path).problems == []
+    assert day.manifest.checkpoints
     assert DayFeed([day]).digest() == GOLDEN["digest"]
     before, after = rows_of(sample_day()), rows_of(day)
     assert np.array_equal(before[FIELDS], after[FIELDS])
@@ -163,8 +164,12 @@ async def test_a_crash_between_a_day_and_the_end_of_its_spool_repeats_nothing(
     class Killed(BaseException):
         pass
 
-    def die(*_: object) -> None:
-        raise Killed
+    real = shutil.rmtree
+
+    def die(path: Path, **options: Any) -> None:
+        if Path(path).suffix == ".recording":
+            raise Killed
+        real(path, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr("streams.days.record.shutil.rmtree", die)
