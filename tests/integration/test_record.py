@@ -28,7 +28,9 @@ from streams.days.manifest import Recording
 from streams.days.record import Recorder, Rotation
 from streams.days.replay import Replay
 from streams.days.verify import verify_day
+from streams.kafka.clients import start_producer, stop_client
 from streams.settings import Settings, environment_of
+from streams.topics import FRAMES
 from tests.conftest import WaitUntil
 from tests.runs import all_rows, frames_of
 from tests.workers import GOLDEN, sample_day
@@ -194,6 +196,21 @@ async def test_what_faults_lost_or_repeated_is_counted_and_not_recorded_twice(
     assert held.gaps == report.gaps
     assert DayFeed([day]).digest() == report.digest
     assert len(all_rows(await frames_of(replay.settings), sample_day().instruments)) == day.rows + held.rows_repeated
+
+
+async def test_a_record_that_is_no_frame_is_passed_over_once(settings: Settings, tmp_path: Path) -> None:
+    replay = Replay([sample_day()], settings, with_digest=False)
+    await replay.run()
+    producer = await start_producer(settings.kafka)
+    try:
+        await producer.send_and_wait(replay.settings.topics.prefix + FRAMES, b"no frame", partition=0)
+    finally:
+        await stop_client(producer)
+    report = (await recorded(replay.settings, tmp_path / "day")).report
+    (day,) = report.days
+    assert (report.corrupt, recording_of(day).frames_corrupt, recording_of(day).missing) == (1, 1, 0)
+    assert DayFeed([day]).digest() == GOLDEN["digest"]
+    assert (await recorded(replay.settings, tmp_path / "day")).report.frames == 0
 
 
 async def test_several_sources_are_merged_by_time_of_receipt(settings: Settings, tmp_path: Path) -> None:
