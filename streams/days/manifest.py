@@ -53,7 +53,7 @@ class Recording(msgspec.Struct, frozen=True):
         positions: partition -> source hash in hex -> last position, this day included.
         rows_repeated: rows left out because their position had come already.
         rows_unknown: rows left out because nobody defined their instrument.
-        frames_corrupt: frames left out because their columns cannot be read.
+        frames_corrupt: records left out because they are no frames, or their columns cannot be read.
         gaps: holes in the positions of dense sources.
         missing: offsets that the log no longer had.
     """

@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from models.errors import CorruptDay
 from streams.days.day import Day
 from streams.days.recorded import RecordedDays
-from streams.days.spool import Spool, SpoolHead, is_frame, read_head
+from streams.days.spool import Spool, SpoolHead, header_of, read_head
 from streams.days.spooled import make_day
 from streams.days.verify import verify_day
 from streams.kafka.admin import topic_ids
@@ -59,8 +59,8 @@ class RecordReport:
         days: made in this session, oldest first, those that a crash had left among them.
         closed_after_crash: how many of them had been cut.
         deleted: days that `keep` had no room for.
-        frames: written in this session.
-        corrupt: records that are no frames; they are left out.
+        frames: records written in this session.
+        corrupt: those of them that are no frames; no day has them.
         offsets: partition -> offset that comes next.
     """
 
@@ -184,19 +184,18 @@ class Recorder:
             if time.monotonic() - synced > SYNC_S:
                 await asyncio.to_thread(self._spool.sync)
                 synced = time.monotonic()
-            if self._rotation.is_due(self._spool):
-                await self._rotate()
 
     async def _take(self, tp: TopicPartition, records: list[ConsumerRecord], directory: InstrumentDirectory) -> None:
         for record in records:
-            header = is_frame(record.value)
-            if header is None:
+            data = record.value or b""
+            if self._rotation.is_due(self._spool):
+                await self._rotate()
+            if (header := header_of(data)) is None:
                 self.report.corrupt += 1
-                continue
-            if unknown := self._spool.unknown(record.value, header):
+            elif unknown := self._spool.unknown(data, header):
                 await self._define(unknown, directory)
             missing = self._spool.n_missing
-            self._spool.append(tp.partition, record.offset, record.timestamp, record.value)
+            self._spool.append(tp.partition, record.offset, record.timestamp, data)
             self.report.frames += 1
             if self._spool.n_missing > missing:
                 event(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-LATENESS_BOUND_MS = 20.0  # two windows of `publisher.frame_ms` and the turns of a busy loop
+LATENESS_BOUND_MS = 20.0  # a few windows of `publisher.frame_ms`, and the turns of a busy loop
 
 
 @dataclass(frozen=True)

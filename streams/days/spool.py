@@ -48,7 +48,8 @@ class Spool:
     Attributes:
         next_offsets: partition -> offset that comes next.
         positions: partition -> source -> last position, this spool included.
-        n_frames, n_bytes: of frames.
+        n_frames, n_bytes: of all that is kept.
+        n_corrupt: records among them that are no frames: they are kept for their offsets.
         n_missing: offsets that the log no longer had.
         n_gaps: holes in the positions of dense sources.
         first_ms, last_ms: log-append times of the first and the last frame; 0 = none.
@@ -61,7 +62,7 @@ class Spool:
             partition: {int(source, 16): position for source, position in known.items()}
             for partition, known in head.positions.items()
         }
-        self.n_frames = self.n_bytes = self.n_missing = self.n_gaps = 0
+        self.n_frames = self.n_bytes = self.n_corrupt = self.n_missing = self.n_gaps = 0
         self.first_ms = self.last_ms = 0
         self._hashes: dict[int, Instrument] = {}
         self._places: dict[tuple[int, int], array[int]] = {}  # (partition, source) -> where its records begin
@@ -116,7 +117,7 @@ class Spool:
         self._instruments.flush()
 
     def append(self, partition: int, offset: int, append_ms: int, data: bytes) -> None:
-        """Keep a frame. It outlives this process at the next `flush`, the machine at the next `sync`."""
+        """Keep a record. It outlives this process at the next `flush`, the machine at the next `sync`."""
         crc = zlib.crc32(data, zlib.crc32(struct.pack("<Iqq", partition, offset, append_ms)))
         self._frames.write(_RECORD.pack(partition, offset, append_ms, len(data), crc) + data)
         self._note(self._end, partition, offset, append_ms, data)
@@ -151,19 +152,24 @@ class Spool:
                 yield stream.read(length)
 
     def _note(self, at: int, partition: int, offset: int, append_ms: int, data: bytes) -> None:
-        header = decode_header(data)
         self.n_missing += max(0, offset - self.next_offsets.get(partition, offset))
         self.next_offsets[partition] = offset + 1
+        if (header := header_of(data)) is None:
+            self.n_corrupt += 1
+        else:
+            self._note_positions(partition, header)
+            self._places.setdefault((partition, header.source), array("q")).append(at)
+        self.n_frames += 1
+        self.n_bytes += len(data)
+        self.first_ms, self.last_ms = self.first_ms or append_ms, append_ms
+        self._end = at + _RECORD.size + len(data)
+
+    def _note_positions(self, partition: int, header: FrameHeader) -> None:
         known = self.positions.setdefault(partition, {})
         last = known.get(header.source)
         if header.dense and last is not None and header.prev_position > last:
             self.n_gaps += 1
         known[header.source] = max(last or 0, header.last_position)
-        self._places.setdefault((partition, header.source), array("q")).append(at)
-        self.n_frames += 1
-        self.n_bytes += len(data)
-        self.first_ms, self.last_ms = self.first_ms or append_ms, append_ms
-        self._end = at + _RECORD.size + len(data)
 
     def _records(self) -> Iterator[tuple[int, int, int, int, bytes]]:
         """Whole records from the beginning: place, partition, offset, append time, frame."""
@@ -194,7 +200,7 @@ def read_head(folder: Path) -> SpoolHead:
         raise CorruptDay(f"{folder}: no spool of a recording: {exc}") from exc
 
 
-def is_frame(data: bytes | None) -> FrameHeader | None:
+def header_of(data: bytes | None) -> FrameHeader | None:
     """The header of a record that is a frame, None if it is none."""
     try:
         return decode_header(data or b"")

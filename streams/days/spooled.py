@@ -50,7 +50,7 @@ def make_day(spool: Spool, path: Path) -> Day | None:
                 positions=spool.next_head().positions,
                 rows_repeated=counts.repeated,
                 rows_unknown=counts.unknown,
-                frames_corrupt=counts.corrupt,
+                frames_corrupt=spool.n_corrupt + counts.corrupt,
                 gaps=spool.n_gaps,
                 missing=spool.n_missing,
             )

@@ -28,7 +28,9 @@ from streams.days.manifest import Recording
 from streams.days.record import Recorder, Rotation
 from streams.days.replay import Replay
 from streams.days.verify import verify_day
+from streams.kafka.clients import start_producer, stop_client
 from streams.settings import Settings, environment_of
+from streams.topics import FRAMES
 from tests.conftest import WaitUntil
 from tests.runs import all_rows, frames_of
 from tests.workers import GOLDEN, sample_day
@@ -65,6 +67,7 @@ async def test_a_recorded_run_is_the_day_that_was_replayed(settings: Settings, t
     await replay.run()
     (day,) = (await recorded(replay.settings, tmp_path / "day")).report.days
     assert verify_day(day.path).problems == []
+    assert day.manifest.checkpoints
     assert DayFeed([day]).digest() == GOLDEN["digest"]
     before, after = rows_of(sample_day()), rows_of(day)
     assert np.array_equal(before[FIELDS], after[FIELDS])
@@ -163,8 +166,12 @@ async def test_a_crash_between_a_day_and_the_end_of_its_spool_repeats_nothing(
     class Killed(BaseException):
         pass
 
-    def die(*_: object) -> None:
-        raise Killed
+    real = shutil.rmtree
+
+    def die(path: Path, **options: Any) -> None:
+        if Path(path).suffix == ".recording":
+            raise Killed
+        real(path, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr("streams.days.record.shutil.rmtree", die)
@@ -189,6 +196,21 @@ async def test_what_faults_lost_or_repeated_is_counted_and_not_recorded_twice(
     assert held.gaps == report.gaps
     assert DayFeed([day]).digest() == report.digest
     assert len(all_rows(await frames_of(replay.settings), sample_day().instruments)) == day.rows + held.rows_repeated
+
+
+async def test_a_record_that_is_no_frame_is_passed_over_once(settings: Settings, tmp_path: Path) -> None:
+    replay = Replay([sample_day()], settings, with_digest=False)
+    await replay.run()
+    producer = await start_producer(settings.kafka)
+    try:
+        await producer.send_and_wait(replay.settings.topics.prefix + FRAMES, b"no frame", partition=0)
+    finally:
+        await stop_client(producer)
+    report = (await recorded(replay.settings, tmp_path / "day")).report
+    (day,) = report.days
+    assert (report.corrupt, recording_of(day).frames_corrupt, recording_of(day).missing) == (1, 1, 0)
+    assert DayFeed([day]).digest() == GOLDEN["digest"]
+    assert (await recorded(replay.settings, tmp_path / "day")).report.frames == 0
 
 
 async def test_several_sources_are_merged_by_time_of_receipt(settings: Settings, tmp_path: Path) -> None:

@@ -93,15 +93,17 @@ def test_a_day_is_made_of_what_can_be_read_and_what_is_left_out_is_counted(tmp_p
     broken[-8] ^= 0xFF  # in the columns: the header is whole
     spool.append(0, 11, 1011, bytes(broken[:-4]))
     spool.append(0, 12, 1012, frame(23).replace(INSTRUMENTS[0].hash.to_bytes(8, "little"), b"12345678"))
-    spool.flush()
+    spool.append(0, 13, 1013, b"no frame")
     day = make_day(spool, tmp_path / "day")
     assert day is not None and verify_day(day.path).problems == []
     held = day.manifest.origin.recording
     assert held is not None
-    assert (held.rows_repeated, held.frames_corrupt, held.rows_unknown) == (3, 1, 3)
+    assert (held.rows_repeated, held.frames_corrupt, held.rows_unknown) == (3, 2, 3)
     prices = np.concatenate(list(day.batches()))["price"].tolist()
     assert sorted(prices) == [1, 1, 2, 2, 3, 3, 4, 5, 6, 10, 11, 12, 13, 14]
-    assert held.offsets == {0: (5, 13), 1: (0, 1)}
+    assert held.offsets == {0: (5, 14), 1: (0, 1)}
+    again = Spool.open(tmp_path / "spool")
+    assert (again.next_offsets, again.n_corrupt) == ({0: 14, 1: 1}, 1)
 
 
 def test_control_rows_alone_make_no_day(tmp_path: Path) -> None:
