@@ -21,7 +21,6 @@ from agents.market import MarketAgent
 from agents.persist import PersistAgent
 from models.cache.version import offset_of
 from models.errors import DeadlineExceeded, ServiceUnavailable
-from models.market.warm import compile_kernels
 from streams import metrics
 from streams.age import process_age_s
 from streams.cache.coherence import Coherence
@@ -34,7 +33,6 @@ from streams.kafka.clients import start_producer, stop_client
 from streams.kafka.deadletter import DeadLetters
 from streams.kafka.instruments import InstrumentDirectory
 from streams.kafka.ownership import SOURCE_TOPICS, Ownership
-from streams.kafka.record_columns import compile_walk
 from streams.kafka.recovery import Phase, Recovery
 from streams.kafka.room import Room
 from streams.kafka.transport import Round, Rounds, RoundTransport
@@ -42,6 +40,7 @@ from streams.lag import LoopLag
 from streams.log import event
 from streams.settings import Settings
 from streams.topics import FRAMES, JSON_TICKS, TOPICS, WRITES, changelog
+from streams.warm import compile_worker
 from streams.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -100,7 +99,7 @@ class Worker:
         self._failure = asyncio.get_running_loop().create_future()
         self.health = HealthServer(settings.worker.port, self.report)
         await self.health.start()
-        compiling = asyncio.create_task(asyncio.to_thread(_compile))  # while Kafka answers
+        compiling = asyncio.create_task(asyncio.to_thread(compile_worker))  # while Kafka answers
         # Faust would make the changelog too, but an assignor that does not see it yet assigns nothing, for good.
         await ensure_topics(settings, [*TOPICS, changelog(settings.worker.id)])
         prefix = settings.topics.prefix
@@ -387,11 +386,6 @@ class Worker:
                 await redis.aclose()
             case _, service:
                 await service.stop()
-
-
-def _compile() -> None:
-    compile_kernels()
-    compile_walk()
 
 
 def _at_end(applied: int, end: int) -> bool:

@@ -18,8 +18,8 @@ _RECORD = (
 )
 
 
-def compile_kernels() -> None:
-    """Run every kernel of a worker once, so that the first tick does not wait for the compiler."""
+def compile_kernels() -> MarketPartition:
+    """Run every kernel of a market once, so that the first tick does not wait for the compiler; what they ran on."""
     instrument = Instrument("warm", "spot", "A-B")
     refs = np.zeros(1, INSTRUMENT_REF)
     refs["hash"], refs["price_exp"], refs["size_exp"] = instrument.hash, instrument.price_exp, instrument.size_exp
@@ -42,3 +42,4 @@ def compile_kernels() -> None:
     parser = JsonParser(InstrumentRegistry())
     for _ in range(2):  # once by the typed decoder, because its instrument is new, then by the compiled road
         parser.parse(Lines.of([_RECORD]), received_ns=[10**6], positions=[1])
+    return market

@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.typing import EncodableT
 
+from models.cache.packed_keys import PackedKeys
 from models.errors import ServiceUnavailable
 from streams.settings import RedisSettings
 
@@ -79,7 +80,7 @@ class Exchange:
         self._connection: Any = None
         self._turn = asyncio.Lock()
 
-    async def __call__(self, commands: Sequence[Sequence[EncodableT]]) -> list[Any]:
+    async def __call__(self, commands: Sequence[Sequence[EncodableT | PackedKeys]]) -> list[Any]:
         """Replies in the order of the commands; an error that Redis answers is the reply of its command.
 
         Raises:
@@ -95,12 +96,24 @@ class Exchange:
                 await connection.connect()
             try:
                 async with asyncio.timeout(connection.socket_timeout):
-                    connection._writer.write(b"".join([hiredis.pack_command(tuple(c)) for c in commands]))  # type: ignore[arg-type]
+                    connection._writer.write(b"".join([part for c in commands for part in packed_command(c)]))
                     await connection._writer.drain()
                     return [await connection._parser.read_response() for _ in commands]
             except BaseException:
                 await connection.disconnect(nowait=True)  # a reply that comes late is nobody's
                 raise
+
+
+def packed_command(command: Sequence[EncodableT | PackedKeys]) -> list[bytes]:
+    """A command's bytes; of its arguments one may be keys that are packed already."""
+    at = next((i for i, argument in enumerate(command) if isinstance(argument, PackedKeys)), None)
+    if at is None:
+        return [hiredis.pack_command(tuple(command))]  # type: ignore[arg-type]
+    keys: PackedKeys = command[at]  # type: ignore[assignment]
+    before, after = (hiredis.pack_command(tuple(part)) for part in (command[:at], command[at + 1 :]))  # type: ignore[arg-type]
+    # both begin with a count of their own, `*n CRLF`
+    bodies = [part[part.index(b"\n") + 1 :] for part in (before, after)]
+    return [b"*%d\r\n" % (len(command) - 1 + len(keys)), bodies[0], keys.packed, bodies[1]]
 
 
 @contextmanager

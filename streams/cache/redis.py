@@ -13,6 +13,7 @@ from redis.exceptions import ResponseError
 from models.cache import version as versions
 from models.cache.keys import FLOORS, MARK, Space, mark_key, stem
 from models.cache.mark import Mark, count, unpack_mark
+from models.cache.packed_keys import NO_KEYS, PackedKeys
 from models.cache.rows import ROW_BYTES
 from models.errors import OwnerFenced
 from streams.cache.connect import Exchange, redis_errors
@@ -68,7 +69,7 @@ class Batch:
     from_version: int
     to_version: int
     watermark_ns: int
-    row_keys: Sequence[bytes] = ()
+    row_keys: PackedKeys = NO_KEYS
     rows: bytes = b""
     updates: Sequence[tuple[bytes, bytes]] = field(default_factory=list)
     rewrite: bool = False
@@ -213,7 +214,7 @@ class PartitionWriter:
             for start in range(0, len(unknown), MAX_KEYS):
                 updates = [(key, gone) for key in unknown[start : start + MAX_KEYS]]
                 batch = Batch(space, partition, token, versions.NOTHING, version, watermark_ns, rewrite=True)
-                (answer,) = await self._send([self._call(batch, (), b"", updates, last=False)])
+                (answer,) = await self._send([self._call(batch, NO_KEYS, b"", updates, last=False)])
                 outcome = _outcome(answer)
                 if outcome.answer is Answer.FENCED:
                     raise _fenced(space, partition, token, outcome.token)
@@ -242,7 +243,7 @@ class PartitionWriter:
             calls.append(
                 self._call(
                     batch,
-                    batch.row_keys[start:end],
+                    batch.row_keys.part(start, end),
                     batch.rows[start * ROW_BYTES : end * ROW_BYTES],
                     updates[max(start - n_rows, 0) : max(end - n_rows, 0)],
                     last=end >= n_rows + len(updates),
@@ -251,7 +252,7 @@ class PartitionWriter:
         return calls
 
     def _call(
-        self, batch: Batch, keys: Sequence[bytes], rows: bytes, updates: Sequence[tuple[bytes, bytes]], *, last: bool
+        self, batch: Batch, keys: PackedKeys, rows: bytes, updates: Sequence[tuple[bytes, bytes]], *, last: bool
     ) -> tuple[Any, ...]:
         if len(rows) != len(keys) * ROW_BYTES:
             raise ValueError(f"{len(keys)} keys have {len(rows)} bytes of rows, not {ROW_BYTES} each")
@@ -259,7 +260,7 @@ class PartitionWriter:
             "mp_apply",
             1 + len(keys) + len(updates),
             self._mark(batch.space, batch.partition),
-            *keys,
+            keys,
             *(key for key, _ in updates),
             batch.token.to_bytes(8, "big"),
             count(batch.from_version),

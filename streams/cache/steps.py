@@ -135,7 +135,7 @@ def _batch(owned: OwnedPartition, packed: PackedRows, updates: list[Update], *, 
 
 def _book_update(owned: OwnedPartition, change: BookChange) -> Update:
     market, slot = owned.market, change.slot
-    (key,) = owned.redis_keys(np.array([slot * len(facets.FACETS) + facets.BOOK]))
+    (key,) = owned.redis_keys(np.array([slot * len(facets.FACETS) + facets.BOOK], np.int32))
     book = market.books.header(slot)
     if not book.n_rows:
         owned.published_books.discard(slot)

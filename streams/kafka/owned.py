@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.cache.keys import Space, facet_key
+from models.cache.key_bytes import KeyBytes
+from models.cache.keys import Space
+from models.cache.packed_keys import PackedKeys
 from models.cache.partition import EntryPartition
 from models.market import pages
-from models.market.facets import FACETS
 from models.market.pages import ControlPage, Flush
 from models.market.partition import MarketPartition
-
-_NO_KEYS = np.empty(0, object)
 
 
 @dataclass
@@ -46,24 +44,18 @@ class OwnedPartition:
     append_ns: dict[Space, int] = field(default_factory=lambda: dict.fromkeys(Space, 0))
     redis_behind: set[Space] = field(default_factory=lambda: set(Space))
     published_books: set[int] = field(default_factory=set)
-    _keys: NDArray[np.object_] = field(default_factory=lambda: np.empty(0, object))  # by slot * 16 + facet
+    _keys: KeyBytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._keys = KeyBytes(self.prefix, self.number)
 
     def applied(self, space: Space) -> int:
         return self.market.applied if space is Space.MARKET else self.entries.applied
 
-    def redis_keys(self, names: NDArray[np.integer]) -> list[bytes]:
-        """Redis keys by name (`slot * 16 + facet`): each made when it is first asked for, then only indexed."""
-        if len(self._keys) < (n := len(self.market.slots) * len(FACETS)):
-            self._keys = np.concatenate([self._keys, np.full(n + n // 8 - len(self._keys), None, object)])
-        keys: list[bytes | None] = self._keys[names].tolist()
-        if None in keys:
-            for name in names.tolist():
-                if self._keys[name] is None:
-                    slot, facet = divmod(name, len(FACETS))
-                    text = self.market.slots.instruments[slot].text
-                    self._keys[name] = facet_key(self.prefix, facet, text, self.number)
-            keys = self._keys[names].tolist()
-        return cast(list[bytes], keys)
+    def redis_keys(self, names: NDArray[np.int32]) -> PackedKeys:
+        """Redis keys by name, `slot * 16 + facet`."""
+        self._keys.catch_up(self.market.slots.instruments)
+        return self._keys.pack(names)
 
     def flush(self) -> Flush:
         """Copy of all changed pages and of the control page that fits them: one synchronous step."""

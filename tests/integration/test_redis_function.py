@@ -12,14 +12,17 @@ import pytest
 from redis.asyncio import Redis
 
 from models.cache.book_hash import LEVEL, pack_book, unpack_book
+from models.cache.key_bytes import KeyBytes
 from models.cache.keys import Space, facet_keys, floors_key, mark_key, stem
 from models.cache.mark import MARK_BYTES, unpack_mark
+from models.cache.packed_keys import PackedKeys
 from models.cache.rows import pack_rows, unpack_row
 from models.cache.version import NOTHING, from_bytes, to_bytes
 from models.cache.version import version as make_version
 from models.errors import OwnerFenced, ServiceUnavailable
 from models.market.book_page import BookHeader, encode_wire_header
-from models.market.facets import BOOK, QUOTE
+from models.market.facets import BOOK, FACETS, QUOTE
+from models.market.instruments import Instrument
 from streams.cache.connect import connect_redis
 from streams.cache.library import load_library, source
 from streams.cache.redis import Answer, Batch, Outcome, PartitionWriter, delete, put, put_until, raise_floor
@@ -127,8 +130,14 @@ async def test_an_older_version_never_wins_at_any_byte_of_it(tier: Tier) -> None
         assert await tier.version(name) == high
 
 
+def quote_keys(tier: Tier, n: int) -> PackedKeys:
+    keys = KeyBytes(tier.prefix, PARTITION)
+    keys.catch_up([Instrument("binance", "spot", f"S{i}-USDT") for i in range(n)])
+    return keys.pack(np.arange(n, dtype=np.int32) * len(FACETS) + QUOTE)
+
+
 async def test_rows_are_fenced_one_by_one(tier: Tier) -> None:
-    keys = [facet_keys(tier.prefix, f"binance.spot.S{i}-USDT", PARTITION)[QUOTE] for i in range(3)]
+    keys = quote_keys(tier, 3)
     exps, facet = np.full(3, -9, np.int8), np.full(3, QUOTE, np.uint8)
 
     def batch(start: int, end: int, versions: list[int], value: int) -> Batch:
@@ -139,12 +148,12 @@ async def test_rows_are_fenced_one_by_one(tier: Tier) -> None:
 
     assert await tier.writer.apply(batch(NOTHING, 5, [5, 4, 3], 1)) == [Outcome(Answer.OK, written=3)]
     assert await tier.writer.apply(batch(2, 8, [5, 8, 2], 2)) == [Outcome(Answer.OK, written=1)]
-    rows = [unpack_row(data) for data in await tier.redis.mget(keys)]
+    rows = [unpack_row(data) for data in await tier.redis.mget(list(keys))]
     assert [(row.version, row.values[0]) for row in rows if row] == [(5, 1), (8, 2), (3, 1)]
 
 
 async def test_a_large_batch_goes_in_parts_and_only_the_last_raises_the_mark(tier: Tier) -> None:
-    keys = [facet_keys(tier.prefix, f"binance.spot.S{i}-USDT", PARTITION)[QUOTE] for i in range(1100)]
+    keys = quote_keys(tier, 1100)
     state = np.ones((1100, 10), np.int64)
     exps, facet = np.zeros(1100, np.int8), np.full(1100, QUOTE, np.uint8)
     rows = pack_rows(state, exps, exps, facet)
@@ -153,7 +162,7 @@ async def test_a_large_batch_goes_in_parts_and_only_the_last_raises_the_mark(tie
     assert await tier.writer.apply(batch) == [Outcome(Answer.OK, written=1700)]
     assert await tier.redis.exists(*keys, *(key for key, _ in more)) == 1700
     # A part that is refused keeps the last part from claiming the whole: here a book that nobody wrote in full.
-    torn = (keys[0] + b":book", book_update(2, {}, full=False))
+    torn = (next(iter(keys)) + b":book", book_update(2, {}, full=False))
     batch = Batch(Space.MARKET, PARTITION, OWNER, 1, 2, 0, updates=[torn, *((k, put(to_bytes(2))) for k, _ in more)])
     assert await tier.writer.apply(batch) == [Outcome(Answer.GAP, version=1)]
     assert (await tier.mark(Space.MARKET))[1] == 1
