@@ -54,7 +54,12 @@ def crashed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Conten
         batch.put(b"offset", content[b"offset"])
         db.write(batch)
         states.append(dict(content))
-    shutil.copytree(folder / "live.db", folder / "crashed.db")
+    while True:
+        try:
+            shutil.copytree(folder / "live.db", folder / "crashed.db")
+            break
+        except shutil.Error:  # RocksDB removed a file meanwhile that it no longer needs
+            shutil.rmtree(folder / "crashed.db")
     db.close()
     return folder / "crashed.db", states
 
