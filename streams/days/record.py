@@ -56,10 +56,10 @@ class RecordReport:
     """What a recorder did.
 
     Attributes:
-        days: made in this session, oldest first, those that a crash had left among them.
+        days: made since this recorder began, oldest first, those that a crash had left among them.
         closed_after_crash: how many of them had been cut.
         deleted: days that `keep` had no room for.
-        frames: records written in this session.
+        frames: records written since it began.
         corrupt: those of them that are no frames; no day has them.
         offsets: partition -> offset that comes next.
     """
