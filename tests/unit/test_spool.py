@@ -113,3 +113,15 @@ def test_control_rows_alone_make_no_day(tmp_path: Path) -> None:
     spool.append(0, 5, 1000, Sent(7, row, []).opened(0).data)
     assert make_day(spool, tmp_path / "day") is None
     assert not (tmp_path / "day").exists()
+
+
+def test_rows_of_one_source_keep_their_order_where_partitions_share_an_instant(tmp_path: Path) -> None:
+    spool = Spool.create(tmp_path / "spool", SpoolHead("md.frames.v1", "id", {0: 0, 1: 0}))
+    spool.define(INSTRUMENTS[0])
+    for offset, position in enumerate((1, 3, 4, 8)):
+        spool.append(0, offset, 1000, frame(position, n=1, prev=0))
+    for offset, position in enumerate((2, 5, 6, 7)):
+        spool.append(1, offset, 1000, frame(position, n=1, prev=0))
+    day = make_day(spool, tmp_path / "day")
+    assert day is not None
+    assert np.concatenate(list(day.batches()))["price"].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
