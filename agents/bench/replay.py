@@ -171,9 +171,7 @@ async def check_log(settings: Settings, source: int, report: ReplayReport) -> No
               help="Recorded day; a sample day by default.")  # fmt: skip
 @click.option("--ticks", type=click.IntRange(min=1), default=3_000_000, show_default=True, help="At full speed.")
 @click.option("--rate", type=click.FloatRange(min=1), default=50_000, show_default=True, help="Rows a second, paced.")
-@click.option(
-    "--paced-s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="At least so long."
-)
+@click.option("--paced-s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="At least so long.")
 @bench_options
 def command(path: Path | None, ticks: int, rate: float, paced_s: float, **common: Any) -> None:
     """CPU of replaying at full speed, and how late frames leave at a pace.
