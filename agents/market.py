@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 
-import numpy as np
 import orjson
 from aiokafka import AIOKafkaProducer, ConsumerRecord
 
-from models.cache.invalidation import STAMP
 from models.cache.keys import Space
 from models.cache.version import offset_of, version
 from models.errors import CorruptFrame
 from models.market.frame import encode
-from models.market.partition import Applied, IncomingFrame, open_frame, refs_of
+from models.market.partition import Applied, IncomingFrame, Listed, open_frame, refs_of
 from streams import metrics
 from streams.cache.coherence import Coherence
-from streams.cache.steps import Step, market_step
+from streams.cache.steps import market_step
 from streams.clock import now_ns
-from streams.kafka.clients import Outgoing, send_acknowledged
+from streams.kafka.clients import Outgoing
 from streams.kafka.deadletter import DeadLetter, DeadLetters, letter_of
 from streams.kafka.instruments import InstrumentDirectory
 from streams.kafka.owned import OwnedPartition
 from streams.kafka.ownership import Ownership
 from streams.kafka.transport import Round, Rounds
 from streams.log import event
-from streams.together import together
+from streams.pace import Pace
 from streams.topics import LATE, REQUESTS, WINDOWS
 
 log = logging.getLogger(__name__)
@@ -50,7 +49,6 @@ class MarketAgent:
         dead: DeadLetters,
         producer: AIOKafkaProducer,
         prefix: str,
-        deadline_s: float,
         carried_rows: int = 0,
     ) -> None:
         self._ownership = ownership
@@ -60,40 +58,48 @@ class MarketAgent:
         self._dead = dead
         self._producer = producer
         self._prefix = prefix
-        self._deadline_s = deadline_s
         self._carried_rows = carried_rows
+        self._pace = Pace()  # of announcements while there is more to read
 
     async def process(self, round_: Round) -> None:
-        """Apply -> Redis, invalidations and closed windows -> processed: the barrier may commit the round."""
+        """Apply, and tell readers at once; behind the log's end now and then, for what is told there is old anyway.
+
+        The round counts as processed then; what is not announced or in Redis yet, the barrier settles first.
+        """
         letters: list[DeadLetter] = []
-        windows: list[Outgoing] = []
         async with self._ownership.lock:
-            steps: list[Step] = []
             for number, records in round_.records.items():
                 if (owned := self._ownership.partitions.get(number)) is not None:
                     frames = _open(owned, records, round_.topic, letters)
-                    await self._learn(owned, frames)
-                    steps.append(await self._apply(owned, frames, records, letters, windows))
+                    await self._apply(owned, frames, records, letters)
+                    self._rounds.processed(round_.topic, number, records[-1].offset)
                     await asyncio.sleep(0)  # others get the loop between partitions: out of a backlog one takes 30 ms
             if letters:
                 await self._dead.put(letters)
-            if windows:
-                sending = send_acknowledged(self._producer, windows, deadline_s=self._deadline_s)
-                await together(self._coherence.publish(steps), sending)
-            elif steps:
-                await self._coherence.publish(steps)
-            for step in steps:
-                number = step.owned.number
-                self._rounds.processed(round_.topic, number, round_.records[number][-1].offset)
+            if not round_.behind or not self._pace.wait_s(time.monotonic()):
+                await self.announce()
 
-    async def _learn(self, owned: OwnedPartition, frames: Sequence[IncomingFrame]) -> None:
+    async def announce(self) -> None:
+        """Tell readers what was applied since they were told; under the ownership's lock."""
+        began = time.monotonic()
+        ahead = [o for o in self._ownership.partitions.values() if o.announced[Space.MARKET] < o.market.applied]
+        if ahead:
+            steps = [market_step(owned, carried_rows=self._carried_rows) for owned in ahead]
+            await self._coherence.publish(steps, beside=[record for owned in ahead for record in owned.windows])
+            for owned in ahead:
+                owned.windows.clear()
+        self._pace.had(began, time.monotonic())
+
+    async def _listed(self, owned: OwnedPartition, frames: Sequence[IncomingFrame]) -> Listed:
         """Give new instruments slots. Their definitions were acknowledged before the frames were sent (rule 7)."""
-        if not (missing := owned.market.unknown(frames)):
-            return
+        listed = owned.market.listed(frames)
+        if not (missing := listed.missing()):
+            return listed
         registry = self._directory.registry
         if any(hash_ not in registry.by_hash for hash_ in missing):
             await self._directory.catch_up()
-        owned.market.add(registry.instruments[registry.by_hash[h]] for h in sorted(missing) if h in registry.by_hash)
+        owned.market.add(registry.instruments[registry.by_hash[h]] for h in missing if h in registry.by_hash)
+        return owned.market.listed(frames)
 
     async def _apply(
         self,
@@ -101,23 +107,22 @@ class MarketAgent:
         frames: Sequence[IncomingFrame],
         records: Sequence[ConsumerRecord],
         letters: list[DeadLetter],
-        windows: list[Outgoing],
-    ) -> Step:
-        applied = owned.market.apply(frames, live=not self._prefix)  # a run has days of other times
+    ) -> None:
+        listed = await self._listed(owned, frames)
+        applied = owned.market.apply(frames, listed, live=not self._prefix)  # a run has days of other times
         owned.market.advance(version(owned.epoch, records[-1].offset))
         owned.append_ns[Space.MARKET] = records[-1].timestamp * 1_000_000
-        stamps = np.array([(f.header.due_ns, f.header.n_ticks) for f in frames], STAMP)
+        owned.stamps += [(frame.header.due_ns, frame.header.n_ticks) for frame in frames]
         metrics.TICKS.inc(applied.n_rows)
         metrics.FRAMES.inc(len(frames))
         metrics.REPEATED.inc(applied.n_repeated)
         await self._report(owned, applied)
-        windows += self._windows(owned, applied)
+        owned.windows += self._windows(owned, applied)
         if applied.refused:
             by_offset = {record.offset: record for record in records}
             letters += [
                 letter_of(by_offset[offset_of(frame.version)], why.reason, why.detail) for frame, why in applied.refused
             ]
-        return market_step(owned, stamps, carried_rows=self._carried_rows)
 
     def _windows(self, owned: OwnedPartition, applied: Applied) -> list[Outgoing]:
         """Records of what closed, and of the trades that came too late for their window."""

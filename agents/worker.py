@@ -46,6 +46,7 @@ from streams.watchdog import Watchdog
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.1  # proof of freshness on a quiet market
+SETTLE_S = 0.02  # how long Redis lacks what readers were told
 WATCH_S = 0.2
 PATROL_S = 10.0  # far below the 10 minutes that compaction leaves records alone
 STOP_S = 10.0  # Faust's own stop is given this long; state is durable before it begins
@@ -144,7 +145,7 @@ class Worker:
         self.recovery.enter(Phase.JOINING)
         self._tasks = [asyncio.create_task(self._or_fail(self._watch()))]  # Faust waits for its group while it starts
         await self._start_app()
-        lasting = self._heartbeats(), self._patrol(), self._watch_app()
+        lasting = self._heartbeats(), self._settle(), self._patrol(), self._watch_app()
         self._tasks += [asyncio.create_task(self._or_fail(work)) for work in lasting]
         await self._lag.__aenter__()
         event(log, "worker_started", id=settings.worker.id, port=self.health.port, prefix=prefix)
@@ -232,9 +233,9 @@ class Worker:
         ids = await topic_ids(settings, [prefix + JSON_TICKS])
         market = MarketAgent(
             ownership=self.ownership, coherence=self.coherence, rounds=self.rounds, directory=self.directory,
-            dead=dead, producer=self.producer, prefix=prefix, deadline_s=settings.kafka.request_timeout_s,
-            carried_rows=settings.worker.invalidation_rows,
+            dead=dead, producer=self.producer, prefix=prefix, carried_rows=settings.worker.invalidation_rows,
         )  # fmt: skip
+        self.ownership.before_flush = market.announce
         gateway = GatewayAgent(
             settings, rounds=self.rounds, directory=self.directory, dead=dead, producer=self.producer,
             topic_id=ids[prefix + JSON_TICKS] or "",
@@ -340,6 +341,17 @@ class Worker:
             await work
         except Exception as exc:
             self._fail(exc)
+
+    async def _settle(self) -> None:
+        """Redis gets what several rounds changed in one go: each send costs as much as the rows of a round."""
+        while True:
+            await self.coherence.unsettled.wait()
+            await asyncio.sleep(SETTLE_S)
+            self.coherence.unsettled.clear()
+            if not self._failure_set:
+                with self.watchdog.watching("a write to Redis"):
+                    async with self.ownership.lock:
+                        await self.coherence.settle(self.ownership.partitions.values())
 
     async def _patrol(self) -> None:
         """Each 10 s: whether somebody else writes our changelogs."""

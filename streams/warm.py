@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from models.cache.invalidation import STAMP
 from models.market.warm import compile_kernels
-from streams.cache.steps import market_step
+from streams.cache.steps import market_batch, market_step
 from streams.kafka.owned import OwnedPartition
 from streams.kafka.record_columns import compile_walk
 
@@ -15,5 +12,6 @@ def compile_worker() -> None:
     """Run every kernel of a worker once; blocks, so call it from a thread."""
     owned = OwnedPartition(0, "")
     owned.market = compile_kernels()
-    market_step(owned, np.empty(0, STAMP))
+    market_step(owned, carried_rows=1)
+    market_batch(owned)
     compile_walk()

@@ -64,6 +64,22 @@ def refs_of(*frames: IncomingFrame) -> NDArray[np.void]:
     return np.frombuffer(b"".join(lists), INSTRUMENT_REF)
 
 
+class Listed(NamedTuple):
+    """The instruments that some frames list, one frame behind the other.
+
+    Attributes:
+        refs: dtype INSTRUMENT_REF, shape (n,).
+        slots: shape (n,), -1 = it has no slot yet.
+    """
+
+    refs: NDArray[np.void]
+    slots: NDArray[np.int32]
+
+    def missing(self) -> list[int]:
+        """Hashes of those without a slot, rising."""
+        return np.unique(self.refs["hash"][self.slots < 0]).tolist() if len(self.slots) and self.slots.min() < 0 else []
+
+
 class MarketPartition:
     """State of one partition of `md.frames.v1`.
 
@@ -86,10 +102,10 @@ class MarketPartition:
         self._saved_slots = 0
         self._n_bars = 0  # windows closed in this round that are rows already
 
-    def unknown(self, frames: Sequence[IncomingFrame]) -> set[int]:
-        """Hashes of instruments that have no slot yet."""
-        hashes = np.ascontiguousarray(refs_of(*frames)["hash"])
-        return set(hashes[self.slots.find(hashes) < 0].tolist())
+    def listed(self, frames: Sequence[IncomingFrame]) -> Listed:
+        """The instruments of frames, with their slots as they are now."""
+        refs = refs_of(*frames)
+        return Listed(refs, self.slots.find(np.ascontiguousarray(refs["hash"])))
 
     def add(self, instruments: Iterable[Instrument]) -> None:
         """Give instruments slots."""
@@ -99,10 +115,11 @@ class MarketPartition:
         self.books.ensure(len(self.slots))
         self.windows.ensure(len(self.slots))
 
-    def apply(self, frames: Sequence[IncomingFrame], *, live: bool = False) -> Applied:
+    def apply(self, frames: Sequence[IncomingFrame], listed: Listed | None = None, *, live: bool = False) -> Applied:
         """Apply frames of rising versions in one pass; a frame that cannot be applied whole is refused whole.
 
         Args:
+            listed: what `listed` says of these frames, if it is known already.
             live: rows that claim to be received after they were appended do not move the watermark (rule 15).
         """
         self._bad_books.clear()
@@ -113,7 +130,8 @@ class MarketPartition:
         late: list[tuple[IncomingFrame, TickArray]] = []
         gaps: list[PositionGap] = []
         refused: list[tuple[IncomingFrame, TickRefused]] = []
-        slots, usable = self._find(frames)
+        refs, slots = listed or self.listed(frames)
+        usable = self._usable(refs, slots)
         all_usable, end = bool(usable.all()), 0
         for frame in frames:
             start, end = end, end + frame.header.n_instruments
@@ -158,12 +176,11 @@ class MarketPartition:
             self._bad_books.update(done.gaps.tolist())
             self._book_rows.n = 0
 
-    def _find(self, frames: Sequence[IncomingFrame]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Slot of every instrument that the frames list, and whether it has one and the frame's exponents are its."""
-        refs = refs_of(*frames)
-        slots = self.slots.find(np.ascontiguousarray(refs["hash"]))
+    def _usable(self, refs: NDArray[np.void], slots: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Whether each has a slot, and the frame's exponents are its."""
         same_price = self.slots.price_exp[slots] == refs["price_exp"]
-        return slots, (slots >= 0) & same_price & (self.slots.size_exp[slots] == refs["size_exp"])
+        usable: NDArray[np.bool_] = (slots >= 0) & same_price & (self.slots.size_exp[slots] == refs["size_exp"])
+        return usable
 
     def _why_unusable(self, slots: NDArray[np.int32], usable: NDArray[np.bool_]) -> TickRefused:
         if slots.min() < 0:

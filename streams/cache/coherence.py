@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,13 +15,12 @@ from models.errors import OwnerFenced, ServiceUnavailable
 from models.market import pages
 from streams import metrics
 from streams.cache.redis import Answer, PartitionWriter
-from streams.cache.steps import Step, entry_rewrite, market_rewrite
+from streams.cache.steps import Step, entry_batch, entry_rewrite, market_batch, market_rewrite
 from streams.clock import now_ns
 from streams.kafka.clients import Outgoing, send_acknowledged
 from streams.kafka.owned import OwnedPartition
 from streams.kafka.table import PageTable
 from streams.log import event
-from streams.together import together
 from streams.topics import INVALIDATIONS
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,9 @@ class Coherence:
         table: where the entries of a rewrite come from.
         prefix: of topics and keys.
         deadline_s: for acknowledgements of Kafka.
+
+    Attributes:
+        unsettled: Redis lacks what readers were told.
     """
 
     def __init__(
@@ -55,29 +58,40 @@ class Coherence:
         self._topic = prefix + INVALIDATIONS
         self._deadline_s = deadline_s
         self._retry_at = 0.0
+        self.unsettled = asyncio.Event()
 
-    async def publish(self, steps: Sequence[Step]) -> None:
-        """Make steps of different partitions visible, in one send to Redis and one to Kafka; both have acknowledged.
+    async def publish(self, steps: Sequence[Step], *, beside: Sequence[Outgoing] = ()) -> None:
+        """Tell readers of steps of different partitions; returns once Kafka has acknowledged.
 
-        Both leave at once if every step stands alone. Readers that hold none of its rows are not misled: they take
-        Redis' answer only with a mark that covers what they heard (rule 9). All others would only wait for that mark.
+        Redis has all of it before, unless every step stands alone: then it gets it with the next `settle`. Readers that
+        hold none of the rows are not misled: they take Redis' answer only with a mark that covers what they heard
+        (rule 9). All others would only wait for that mark.
+
+        Args:
+            beside: other records that are to be acknowledged with them.
 
         Raises:
             OwnerFenced: a newer owner has one of the partitions; this worker must stop.
-            PublishFailed: Kafka did not acknowledge the invalidations.
+            PublishFailed: Kafka did not acknowledge.
         """
-        records = [(step.owned, step.space, _changes(step)) for step in steps]
         if all(step.stands_alone for step in steps):
-            await together(self._write(steps), self._announce(records))
+            self.unsettled.set()
         else:
-            await self._write(steps)
-            await self._announce(records)
+            await self._write([(step.owned, step.space) for step in steps])
+        await self._announce([(step.owned, step.space, _changes(step)) for step in steps], beside)
         now = time.monotonic()
         for step in steps:
-            step.owned.announced[step.space], step.owned.told_at[step.space] = step.batch.to_version, now
+            step.owned.announced[step.space], step.owned.told_at[step.space] = step.version, now
         for space, counter in _ANNOUNCED.items():
             if n := sum(len(step.changes) + len(step.keys) for step in steps if step.space is space):
                 counter.inc(n)
+
+    async def settle(self, partitions: Iterable[OwnedPartition]) -> None:
+        """Give Redis what readers were told already; call it between rounds.
+
+        Raises: OwnerFenced.
+        """
+        await self._write([(o, Space.MARKET) for o in partitions if o.tier[Space.MARKET] < o.market.applied])
 
     async def take_over(self, owned: OwnedPartition) -> None:
         """A new owner's first acts: fence older ones in Redis, rewrite the partition, say so to readers."""
@@ -95,13 +109,17 @@ class Coherence:
     async def heartbeat(self, owned: Iterable[OwnedPartition], watermarks: Mapping[tuple[Space, int], int]) -> None:
         """Tell readers and Redis how far each partition is, and by when that was proven (rule 11).
 
-        Who announced changes within `SPOKEN_S` has said so with them, and is passed over unless Redis is behind.
+        Who announced changes within `SPOKEN_S` has said so with them, and is passed over unless Redis is behind; so is
+        who has applied what is about to be announced.
 
         Args:
             watermarks: UTC ns at which the partition's log held nothing beyond what is applied, by space and number.
         """
         spoken = time.monotonic() - SPOKEN_S
-        spaces = [(o, s) for o in owned for s in Space if o.told_at[s] < spoken or s in o.redis_behind]
+        spaces = [
+            (o, s) for o in owned for s in Space
+            if s in o.redis_behind or (o.told_at[s] < spoken and o.tier[s] == o.announced[s] == o.applied(s))
+        ]  # fmt: skip
         beats = [
             (space, o.number, o.token, o.applied(space), watermarks.get((space, o.number), o.append_ns[space]))
             for o, space in spaces
@@ -128,22 +146,23 @@ class Coherence:
         ]
         await self._announce(marks)
 
-    async def _write(self, steps: Sequence[Step]) -> None:
-        current = [step for step in steps if step.space not in step.owned.redis_behind]
+    async def _write(self, spaces: Sequence[tuple[OwnedPartition, Space]]) -> None:
+        current = [(owned, space) for owned, space in spaces if space not in owned.redis_behind]
         if not current:
             return
+        batches = [market_batch(o) if space is Space.MARKET else entry_batch(o) for o, space in current]
         try:
-            outcomes = await self._writer.apply(*(step.batch for step in current))
+            outcomes = await self._writer.apply(*batches)
         except ServiceUnavailable as exc:
-            self._lost([step.owned for step in current], exc)
+            self._lost([owned for owned, _ in current], exc)
             return
-        for step, outcome in zip(current, outcomes, strict=True):
+        for (owned, space), batch, outcome in zip(current, batches, outcomes, strict=True):
             if outcome.answer is Answer.FENCED:
-                raise _fenced(step.owned, step.space, outcome.token)
+                raise _fenced(owned, space, outcome.token)
             if outcome.answer is Answer.GAP:
-                await self._rewrite(step.owned, step.space)
+                await self._rewrite(owned, space)
             else:
-                step.owned.tier[step.space] = step.batch.to_version
+                owned.tier[space] = batch.to_version
 
     async def _rewrite(self, owned: OwnedPartition, space: Space) -> None:
         """Write everything from the pages and delete what they lack; the mark becomes what is applied."""
@@ -187,9 +206,11 @@ class Coherence:
             owned.redis_behind.update(Space)
         self._retry_at = time.monotonic() + RETRY_S
 
-    async def _announce(self, records: Sequence[tuple[OwnedPartition, Space, Invalidation]]) -> None:
+    async def _announce(
+        self, records: Sequence[tuple[OwnedPartition, Space, Invalidation]], beside: Sequence[Outgoing] = ()
+    ) -> None:
         outgoing = [Outgoing(self._topic, owned.number, encode(record)) for owned, _, record in records]
-        await send_acknowledged(self._producer, outgoing, deadline_s=self._deadline_s)
+        await send_acknowledged(self._producer, [*outgoing, *beside], deadline_s=self._deadline_s)
 
 
 def _changes(step: Step) -> Invalidation:
@@ -198,8 +219,8 @@ def _changes(step: Step) -> Invalidation:
         SOURCES[step.space],
         step.owned.token,
         step.owned.announced[step.space],
-        step.batch.to_version,
-        step.batch.watermark_ns,
+        step.version,
+        step.watermark_ns,
         now_ns(),
         step.changes,
         step.stamps,

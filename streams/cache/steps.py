@@ -1,4 +1,4 @@
-"""Steps: what one round, or a rewrite, changes in one space of one partition, packed for Redis and for readers."""
+"""Steps: what rounds, or a rewrite, change in one space of one partition, packed for readers and for Redis."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.cache.book_hash import pack_book
 from models.cache.entry import decode_entry
-from models.cache.invalidation import CHANGE, STAMP, KeyOp
+from models.cache.invalidation import CHANGE, STAMP, KeyOp, rows_of_bits
 from models.cache.keys import Space, floors_key, parse_key, redis_key
 from models.cache.packed import PackedRows, pack_changes
 from models.cache.partition import FLUSH_ALL, EntryChange
@@ -27,9 +27,10 @@ _FLOOR_OPS = {"t": KeyOp.TAG, "n": KeyOp.NAMESPACE, FLUSH_ALL: KeyOp.FLUSH_ALL}
 
 @dataclass
 class Step:
-    """A batch for Redis and what the invalidation says of it.
+    """What the invalidation says of one space of a partition, up to a version.
 
     Attributes:
+        version, watermark_ns: of the newest record in it.
         changes: dtype CHANGE, instruments and facets.
         stamps: dtype STAMP, one a source frame.
         keys: generic keys, tags and namespaces, in log order.
@@ -39,7 +40,8 @@ class Step:
 
     owned: OwnedPartition
     space: Space
-    batch: Batch
+    version: int
+    watermark_ns: int
     changes: NDArray[np.void] = field(default_factory=lambda: np.empty(0, CHANGE))
     stamps: NDArray[np.void] = field(default_factory=lambda: np.empty(0, STAMP))
     keys: tuple[tuple[KeyOp, str], ...] = ()
@@ -47,24 +49,51 @@ class Step:
     stands_alone: bool = False
 
 
-def market_step(owned: OwnedPartition, stamps: NDArray[np.void], *, carried_rows: int = 0) -> Step:
+def market_step(owned: OwnedPartition, *, carried_rows: int = 0) -> Step:
     """What the frames applied since the last step touched; up to `carried_rows` rows go with its invalidation."""
     market = owned.market
-    slots, bits = market.rows.take_touched()
-    packed = pack_changes(market.rows, market.slots, slots, bits, to_version=market.applied)
-    updates = _gone(owned, packed)
-    books = market.books.dirty(Consumer.PUBLISHER)
-    if books:
-        updates += [_book_update(owned, change) for change in books]
-        market.books.mark_clean([change.slot for change in books], Consumer.PUBLISHER)
+    _note(owned)
+    slots, bits = owned.untold.take()
     changes = np.empty(len(slots), CHANGE)
     changes["hash"], changes["facets"] = market.slots.hashes[slots], bits
-    n_rows = len(packed.names) + len(packed.absent)
-    told = n_rows <= carried_rows and packed.carried is not None
+    carried: bytes | None = None
+    if told := (n_rows := rows_of_bits(bits)) <= carried_rows:
+        carried = pack_changes(market.rows, market.slots, slots, bits, to_version=market.applied).carried
+        told = carried is not None
     has_books = bool(np.bitwise_or.reduce(bits) >> np.uint64(facets.BOOK) & np.uint64(1))
+    stamps, owned.stamps = owned.stamps, []
     return Step(
-        owned, Space.MARKET, _batch(owned, packed, updates), changes, stamps,
-        rows=packed.carried if told and n_rows else None, stands_alone=told and not has_books,
+        owned, Space.MARKET, market.applied, owned.append_ns[Space.MARKET], changes, np.array(stamps, STAMP),
+        rows=carried if n_rows else None, stands_alone=told and not has_books,
+    )  # fmt: skip
+
+
+def entry_step(owned: OwnedPartition, written: Sequence[EntryChange]) -> Step:
+    """What the writes of one round did, in log order."""
+    owned.unwritten_entries += written
+    keys = tuple(_named(change) for change in written)
+    return Step(owned, Space.GENERIC, owned.entries.applied, owned.append_ns[Space.GENERIC], keys=keys)
+
+
+def market_batch(owned: OwnedPartition) -> Batch:
+    """Rows and books that changed since they were last taken for Redis, as they are now."""
+    market = owned.market
+    _note(owned)
+    slots, bits = owned.unwritten.take()
+    packed = pack_changes(market.rows, market.slots, slots, bits, to_version=market.applied)
+    updates = _gone(owned, packed)
+    if books := market.books.dirty(Consumer.PUBLISHER):
+        updates += [_book_update(owned, change) for change in books]
+        market.books.mark_clean([change.slot for change in books], Consumer.PUBLISHER)
+    return _batch(owned, packed, updates)
+
+
+def entry_batch(owned: OwnedPartition) -> Batch:
+    """Entries that were written since they were last taken for Redis."""
+    written, owned.unwritten_entries = owned.unwritten_entries, []
+    return Batch(
+        Space.GENERIC, owned.number, owned.token, owned.tier[Space.GENERIC], owned.entries.applied,
+        owned.append_ns[Space.GENERIC], updates=[_entry_update(owned, change) for change in written],
     )  # fmt: skip
 
 
@@ -76,6 +105,8 @@ def market_rewrite(owned: OwnedPartition) -> tuple[Batch, set[bytes]]:
     for plane, facet in enumerate(market.rows.facet_of):
         bits |= (market.rows.rows[plane, slots, facets.N_ROWS] > 0).astype(np.uint64) << np.uint64(facet)
     packed = pack_changes(market.rows, market.slots, slots, bits, to_version=market.applied)
+    _note(owned)
+    owned.unwritten.take()
     owned.published_books.clear()
     market.books.mark_dirty(Consumer.PUBLISHER)
     books = market.books.dirty(Consumer.PUBLISHER)
@@ -86,18 +117,9 @@ def market_rewrite(owned: OwnedPartition) -> tuple[Batch, set[bytes]]:
     return batch, known
 
 
-def entry_step(owned: OwnedPartition, written: Sequence[EntryChange]) -> Step:
-    """What the writes of one round did, in log order."""
-    updates = [_entry_update(owned, change) for change in written]
-    batch = Batch(
-        Space.GENERIC, owned.number, owned.token, owned.tier[Space.GENERIC], owned.entries.applied,
-        owned.append_ns[Space.GENERIC], updates=updates,
-    )  # fmt: skip
-    return Step(owned, Space.GENERIC, batch, keys=tuple(_named(change) for change in written))
-
-
 def entry_rewrite(owned: OwnedPartition, stored: Iterable[tuple[str, bytes]]) -> tuple[Batch, set[bytes]]:
     """All entries of a partition that no floor covers, and the floors themselves."""
+    owned.unwritten_entries.clear()
     updates: list[Update] = [
         (floors_key(owned.prefix, owned.number), raise_floor(version, name))
         for name, version in owned.entries.floors.items()
@@ -117,6 +139,13 @@ def entry_rewrite(owned: OwnedPartition, stored: Iterable[tuple[str, bytes]]) ->
         owned.append_ns[Space.GENERIC], updates=updates, rewrite=True,
     )  # fmt: skip
     return batch, known
+
+
+def _note(owned: OwnedPartition) -> None:
+    """Rows touched since the last call are to go to readers and to Redis, each in its own time."""
+    slots, bits = owned.market.rows.take_touched()
+    owned.untold.add(slots, bits)
+    owned.unwritten.add(slots, bits)
 
 
 def _gone(owned: OwnedPartition, packed: PackedRows) -> list[Update]:

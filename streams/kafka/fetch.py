@@ -19,7 +19,7 @@ from streams.kafka.fetch_codec import use_fast_fetch
 from streams.kafka.record_columns import RecordColumns, keep_raw_records, take_columns
 from streams.kafka.turns import FetchTurns
 
-FETCH_BYTES = 8 << 20  # a partition's share of one fetch
+FETCH_BYTES = 1 << 20  # a partition's share of one fetch: what a round takes of it holds the loop for some 8 ms
 FETCH_MAX_WAIT_MS = 100  # Faust hard-codes 1.5 s; on a quiet log each answer proves that nothing came (rule 11)
 
 

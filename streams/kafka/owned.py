@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from models.cache.key_bytes import KeyBytes
 from models.cache.keys import Space
 from models.cache.packed_keys import PackedKeys
-from models.cache.partition import EntryPartition
+from models.cache.partition import EntryChange, EntryPartition
+from models.cache.touched import Touched
 from models.market import pages
 from models.market.pages import ControlPage, Flush
 from models.market.partition import MarketPartition
+from streams.kafka.clients import Outgoing
 
 
 @dataclass
@@ -28,6 +30,10 @@ class OwnedPartition:
         told_at: when changes were last announced, by space; monotonic, s.
         append_ns: log-append time of the newest record applied, by space; a proof of freshness (rule 11).
         redis_behind: spaces whose tier has to be rewritten before it may be written on (outage, gap, lost data).
+        untold, unwritten: rows that readers were not told of, and that Redis does not have.
+        unwritten_entries: generic entries that Redis does not have, in log order.
+        stamps: due time (ns) and ticks of frames that readers were not told of.
+        windows: records that are to be acknowledged when readers are told.
         published_books: slots whose hash in Redis was written whole by this owner, so that parts may follow.
     """
 
@@ -43,6 +49,11 @@ class OwnedPartition:
     told_at: dict[Space, float] = field(default_factory=lambda: dict.fromkeys(Space, 0.0))
     append_ns: dict[Space, int] = field(default_factory=lambda: dict.fromkeys(Space, 0))
     redis_behind: set[Space] = field(default_factory=lambda: set(Space))
+    untold: Touched = field(default_factory=Touched)
+    unwritten: Touched = field(default_factory=Touched)
+    unwritten_entries: list[EntryChange] = field(default_factory=list)
+    stamps: list[tuple[int, int]] = field(default_factory=list)
+    windows: list[Outgoing] = field(default_factory=list)
     published_books: set[int] = field(default_factory=set)
     _keys: KeyBytes = field(init=False)
 

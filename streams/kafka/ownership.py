@@ -7,7 +7,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
@@ -39,6 +39,7 @@ class Ownership:
     Attributes:
         partitions: by number; empty between revocation and recovery.
         lock: held for a whole round, so that a barrier copies pages only between rounds.
+        before_flush: awaited under the lock before pages are copied: what they hold was announced (rule 15).
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Ownership:
     ) -> None:
         self.partitions: dict[int, OwnedPartition] = {}
         self.lock = asyncio.Lock()
+        self.before_flush: Callable[[], Awaitable[None]] | None = None
         self._flushing = asyncio.Lock()
         self._settings = settings
         self._table = table
@@ -91,8 +93,9 @@ class Ownership:
     async def barrier(self, commit_offsets: Mapping[TP, int]) -> None:
         """Make the pages of these source partitions durable before Faust commits their offsets.
 
-        Order: no round is in flight -> copy changed pages and positions in one step -> changelog acknowledged, control
-        page last -> nobody else took the partition meanwhile -> RocksDB -> the caller commits.
+        Order: no round is in flight -> readers and Redis have what was applied -> copy changed pages and positions in
+        one step -> changelog acknowledged, control page last -> nobody else took the partition meanwhile -> RocksDB ->
+        the caller commits.
 
         Raises:
             PublishFailed, OwnerFenced, DiskFull, CorruptStore: nothing may be committed.
@@ -129,6 +132,9 @@ class Ownership:
         for number in sorted(numbers):
             async with self.lock:  # a turn each: rounds go on between them
                 if (owned := self.partitions.get(number)) is not None:
+                    if self.before_flush is not None:
+                        await self.before_flush()
+                    await self._coherence.settle([owned])
                     flushes.append((owned, owned.flush()))
         ends = await asyncio.gather(*(self._make_durable(o, flush) for o, flush in flushes), return_exceptions=True)
         for end in ends:

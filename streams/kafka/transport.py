@@ -7,6 +7,7 @@ topics take this road: changelogs keep Faust's own, because its recovery waits f
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from faust.types import TP
 
 from streams.kafka.fetch import Fetched, FetchThread
 from streams.kafka.record_columns import RecordColumns
+from streams.pace import Pace
 
 _RECHECK_S = 0.0005  # stock sleeps a whole second when buffers are full
 _POLL_S = 0.2  # a rebalance waits for the end of a poll
@@ -28,6 +30,7 @@ class Round(NamedTuple):
     generation: int  # of the consumer group: a round of an older one is void, its partitions may be another's
     records: dict[int, list[ConsumerRecord]]  # by partition
     columns: dict[int, RecordColumns]  # instead of `records`, of a topic that is read so
+    behind: bool = False  # the log held more when this was read, so another round follows
 
 
 RoundSink = Callable[[Round], Awaitable[None]]  # blocks while the consumer of rounds is busy: back-pressure
@@ -49,7 +52,7 @@ class Rounds:
         self._processed: dict[TP, int] = {}
 
     def processed(self, topic: str, partition: int, offset: int) -> None:
-        """Everything up to and with `offset` has been applied and made visible; the next barrier may commit it."""
+        """Everything up to and with `offset` was applied; the next barrier makes it visible, durable and committed."""
         self._processed[TP(topic, partition)] = offset
 
     def next_offset(self, tp: TP) -> int | None:
@@ -117,11 +120,11 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
         return {tp for tp in active if not (self.app.rebalancing and tp.topic in self.rounds.sinks)}
 
     async def _hand_over(self, records: Fetched) -> None:
-        generation = self.app.consumer_generation_id
+        generation, behind = self.app.consumer_generation_id, not self._thread.turns.drained
         by_topic: dict[str, Round] = {}
         for tp, found in records.items():
             next_offset = self._read_offset[tp]
-            round_ = Round(tp.topic, generation, {}, {})
+            round_ = Round(tp.topic, generation, {}, {}, behind)
             if isinstance(found, RecordColumns):
                 if columns := found if next_offset is None else found.since(next_offset):
                     by_topic.setdefault(tp.topic, round_).columns[tp.partition] = columns
@@ -146,6 +149,16 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
             else:
                 # A revocation empties the queue without waking who waits for room in it.
                 await self.wait_first(putting, self.suspend_flow.wait())
+
+    @driver.Consumer.task  # type: ignore[untyped-decorator]
+    async def _commit_handler(self) -> None:
+        """Faust's commits each `commit_interval`; a barrier that takes long comes less often."""
+        pace = Pace(self.commit_interval)
+        while not self.should_stop:
+            await self.sleep(max(pace.wait_s(time.monotonic()), _RECHECK_S))
+            began = time.monotonic()
+            await self.commit()
+            pace.had(began, time.monotonic())
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
         yield from super()._filter_tps_with_pending_acks(topics)

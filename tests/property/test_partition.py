@@ -88,7 +88,7 @@ class CrashingWorker:
             for version, sent in enumerate(self.frames[: self.next_frame + n])
             if version >= self.next_frame
         ]
-        market.add(BY_HASH[hash_] for hash_ in sorted(market.unknown(opened)))
+        market.add(BY_HASH[hash_] for hash_ in market.listed(opened).missing())
         market.apply(opened)
         for version in range(self.next_write, min(self.next_write + n, len(self.writes))):
             self.owned.entries.apply(self.writes[version], version=version, append_ms=version)

@@ -143,7 +143,7 @@ def test_frame_that_names_an_unknown_instrument_is_refused_whole() -> None:
     applied = partition(trade(1, instrument=0), trade(2, instrument=1), ids=(0, 1))
     [(frame, why)] = applied.refused
     assert (frame.version, why.reason, applied.n_rows) == (0, "unknown_instrument", 0)
-    assert partition.market.unknown([frame]) == {INSTRUMENTS[1].hash}
+    assert partition.market.listed([frame]).missing() == [INSTRUMENTS[1].hash]
     assert (partition.market.sources, partition.market.applied) == ({}, 0)
     assert partition(trade(3)).n_rows == 1
 

@@ -24,9 +24,11 @@ class Market:
         """Apply frames: offset, log-append time in ms, bytes. Raises: ValueError for one that is refused."""
         partition = self.partition(number)
         frames = [open_frame(offset, append_ms, data) for offset, append_ms, data in records]
-        if unknown := partition.unknown(frames):
-            partition.add(self._by_hash[hash_] for hash_ in sorted(unknown))
-        applied = partition.apply(frames)
+        listed = partition.listed(frames)
+        if missing := listed.missing():
+            partition.add(self._by_hash[hash_] for hash_ in missing)
+            listed = partition.listed(frames)
+        applied = partition.apply(frames, listed)
         if applied.refused or applied.gaps:
             raise ValueError(f"partition {number}: {applied.refused} refused, gaps {applied.gaps}")
 

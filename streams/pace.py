@@ -1,0 +1,26 @@
+"""How often costly work is done while there is more to do: often enough, yet in a bounded share of the time."""
+
+from __future__ import annotations
+
+
+class Pace:
+    """Turns `least_s` apart, or `rest` times as long as the last one took, but that not above `most_s`.
+
+    Args:
+        least_s, most_s: from the end of a turn to the begin of the next.
+        rest: 3 = a turn after the other takes a quarter of the time.
+    """
+
+    def __init__(self, least_s: float = 1.0, *, most_s: float = 5.0, rest: float = 3.0) -> None:
+        self._least_s = least_s
+        self._most_s = most_s
+        self._rest = rest
+        self._next_at = 0.0
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until the next turn is due, 0 = it is; `now` is monotonic, s."""
+        return max(0.0, self._next_at - now)
+
+    def had(self, began: float, ended: float) -> None:
+        """A turn lasted from one instant to the other, monotonic, s."""
+        self._next_at = ended + max(self._least_s, min(self._rest * (ended - began), self._most_s))
