@@ -25,7 +25,7 @@ from streams.days.manifest import (
     file_entry,
     read_manifest,
 )
-from streams.days.parquet import groups_within, open_writer, read_ticks, to_table
+from streams.days.parquet import groups_after, groups_within, open_writer, read_ticks, to_table
 
 ROW_GROUP = 262_144  # 16 MiB of ticks: what reading a day costs in memory
 BATCH = 65_536
@@ -60,7 +60,7 @@ class Day:
         return [entry.instrument for entry in self.manifest.instruments]
 
     def batches(
-        self, rows: int = BATCH, *, start_ns: int | None = None, stop_ns: int | None = None
+        self, rows: int = BATCH, *, start_ns: int | None = None, stop_ns: int | None = None, after: int = 0
     ) -> Iterator[TickArray]:
         """The day's rows in order (ts_recv, seq), in TICK arrays that end where an event ends.
 
@@ -69,11 +69,18 @@ class Day:
         Args:
             start_ns, stop_ns: only events received (their last row) in `[start_ns, stop_ns)`, UTC ns; what lies more
                 than a row group before or after is not read.
+            after: only rows behind this one, at which an event ends; row groups before it are not read. Without a
+                range of time only.
 
         Raises:
             CorruptDay: the file is missing or a page cannot be read.
         """
         path, groups = self.path / TICKS, None
+        if after:
+            groups, before = groups_after(path, after)
+            if groups:
+                yield from _whole_events(_without(read_ticks(path, rows, groups), after - before))
+            return
         start, stop = -(2**63) if start_ns is None else start_ns, 2**63 - 1 if stop_ns is None else stop_ns
         ranged = start_ns is not None or stop_ns is not None
         if ranged and not (groups := groups_within(path, start, stop)):
@@ -126,6 +133,14 @@ class Day:
     def raw_batches(self, rows: int = BATCH) -> Iterator[TickArray]:
         """As `batches`, but cut anywhere. Page checksums are checked. Raises: CorruptDay."""
         return read_ticks(self.path / TICKS, rows)
+
+
+def _without(batches: Iterator[TickArray], n: int) -> Iterator[TickArray]:
+    """All but the first n rows."""
+    for batch in batches:
+        cut, n = min(n, len(batch)), max(n - len(batch), 0)
+        if cut < len(batch):
+            yield batch[cut:]
 
 
 def _whole_events(batches: Iterator[TickArray]) -> Iterator[TickArray]:

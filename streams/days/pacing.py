@@ -26,6 +26,15 @@ class Pace(Protocol):
         ...
 
 
+def check_pace(speed: float | None, rate: float | None) -> None:
+    """Raises: ValueError when one is not above 0, or both are given."""
+    for name, value in (("speed", speed), ("rate", rate)):
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"{name} {value} is not above 0")
+    if speed is not None and rate is not None:
+        raise ValueError("either a speed or a rate")
+
+
 class SpeedPace:
     """`start + (arrival - first) / speed`: only gaps scale.
 

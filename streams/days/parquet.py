@@ -87,6 +87,24 @@ def read_batches(
         raise CorruptDay(f"{path}: cannot be read: {exc}") from exc
 
 
+def groups_after(path: Path, row: int) -> tuple[list[int], int]:
+    """Row groups that hold rows after number `row` (from 1), and how many rows lie before the first of them.
+
+    Raises:
+        CorruptDay: the file is missing, or its footer cannot be read.
+    """
+    try:
+        with pq.ParquetFile(path) as parquet:
+            metadata = parquet.metadata
+            ends = np.cumsum([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
+    except FileNotFoundError as exc:
+        raise CorruptDay(f"{path}: missing") from exc
+    except (pa.ArrowException, OSError) as exc:
+        raise CorruptDay(f"{path}: its footer cannot be read: {exc}") from exc
+    first = int(np.searchsorted(ends, row, "right"))
+    return list(range(first, len(ends))), int(ends[first - 1]) if first else 0
+
+
 def groups_within(path: Path, start_ns: int, stop_ns: int) -> list[int]:
     """Row groups that may hold events of `[start_ns, stop_ns)`: by the file's footer, nothing else is read.
 
