@@ -31,7 +31,7 @@ from models.market.tick import TICK, Action, Flag, Kind, TickArray
 
 _MS = 1_000_000
 _HALTED = [int(kind) for kind in (Kind.TRADE, Kind.QUOTE, Kind.BOOK, Kind.ORDER, Kind.LIQUIDATION, Kind.BAR)]
-_STANDS_AGAIN = [int(Kind.QUOTE), int(Kind.BOOK)]
+_STANDS_AGAIN = [int(Kind.QUOTE), int(Kind.BOOK), int(Kind.ORDER)]
 _PER_ROW = 4  # places in the order of rows received at the same instant: a row's own, and those before it
 _OWN = 2
 
@@ -323,7 +323,7 @@ def _amount(fault: Fault) -> int:
 
 
 def _withdrawn(standing: TickArray) -> TickArray:
-    """What a venue sends when a halt begins: both sides of each quote empty, each book cleared."""
+    """What a venue sends when a halt begins: both sides of each quote empty, each book and all orders cleared."""
     rows: TickArray = standing[(standing["kind"] == Kind.QUOTE) | (standing["action"] == Action.CLEAR)].copy()
     rows["price"] = rows["size"] = 0
     rows["action"] = np.where(rows["kind"] == Kind.QUOTE, Action.DELETE, Action.CLEAR)
