@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from models.market.instruments import DEFAULT_EXPONENT, SMALL_PRICE_SIZE_EXPONENT, Instrument
 from models.market.tick import TICK, Action, Flag, Kind, Side
-from streams.days.day import Day, DayWriter
+from streams.days.day import Day
 from streams.days.manifest import Origin
+from streams.days.writer import DayWriter
 
 START_NS = 1_760_000_000 * 10**9
 LENGTH_S = 900

@@ -22,12 +22,13 @@ from models.market.fold import OfflineFold
 from models.market.instruments import instrument_hash
 from models.market.tick import Action, Flag, Kind, TickArray
 from streams.clock import SettableClock
-from streams.days.day import Day, DayWriter
+from streams.days.day import Day
 from streams.days.feed import DayFeed, Selection
 from streams.days.manifest import Origin
 from streams.days.progress import Progress
 from streams.days.replay import Pause, Replay, replay_day
 from streams.days.run_record import read_run
+from streams.days.writer import DayWriter
 from streams.kafka.admin import describe_topics, ensure_topics
 from streams.kafka.clients import start_producer, stop_client
 from streams.kafka.offsets import last_offsets

@@ -20,7 +20,7 @@ from models.market.digest import digest
 from models.market.fold import OfflineFold
 from models.market.registry import InstrumentRegistry
 from models.market.tick import TICK, Action, Flag, Kind, Side, TickArray
-from streams.days.day import Day, DayWriter
+from streams.days.day import Day
 from streams.days.importers.binance import import_binance
 from streams.days.importers.lean import import_lean
 from streams.days.importers.report import Terms
@@ -28,6 +28,7 @@ from streams.days.manifest import MANIFEST, TICKS, Manifest, Origin, file_entry
 from streams.days.merge import merge
 from streams.days.sample import make_sample
 from streams.days.verify import verify_day
+from streams.days.writer import DayWriter
 from streams.kafka.frames import FramePacker
 from tests.replay.conftest import Imported
 

@@ -10,10 +10,11 @@ from typing import Protocol
 from models.errors import UnreadableSource
 from models.market.instruments import Instrument
 from models.market.tick import TickArray
-from streams.days.day import Day, DayWriter
+from streams.days.day import Day
 from streams.days.importers.report import ImportReport
 from streams.days.manifest import Origin, file_entry
 from streams.days.merge import merge
+from streams.days.writer import DayWriter
 
 MAX_SOURCES = 200  # each is an open file, and the rows of a block or of its largest event in memory
 _BLOCKS_BYTES = 8 << 20  # of all sources together; with its rows and copies a block takes ten times its bytes
