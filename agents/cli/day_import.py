@@ -21,8 +21,9 @@ from streams.days.importers.lean import import_lean
 from streams.days.importers.lobster import import_lobster
 from streams.days.importers.report import MAX_REJECTS, ImportReport, Terms
 from streams.days.importers.symbols import named_symbols
-from streams.days.importers.table import import_csv, import_parquet
+from streams.days.importers.table_csv import import_csv
 from streams.days.importers.table_form import KINDS, TableForm
+from streams.days.importers.table_parquet import import_parquet
 from streams.days.importers.tardis import import_tardis
 from streams.days.importers.times import UNITS
 
