@@ -29,7 +29,7 @@ from streams.days.importers.columns import (
 )
 from streams.days.importers.events import LevelUpdates, quote_rows, rows_at, trade_rows
 from streams.days.importers.report import ImportReport, Terms
-from streams.days.importers.source import Source, write_day
+from streams.days.importers.source import NamedSource, import_named
 from streams.days.importers.symbols import Symbols
 from streams.days.importers.table_form import KINDS, TableForm
 from streams.days.importers.times import UNITS, Times
@@ -39,7 +39,7 @@ _BID, _ASK = int(Side.BID), int(Side.ASK)
 _SIDES = dict.fromkeys(("buy", "bid", "b"), _BID) | dict.fromkeys(("sell", "ask", "s", "a"), _ASK)
 
 
-F = TypeVar("F", bound=Source)
+F = TypeVar("F", bound=NamedSource)
 
 
 class Parsed(NamedTuple):
@@ -58,6 +58,7 @@ class TableFile:
         self.paths = (path,)
         self._form, self._symbols, self._report = form, symbols, report
         self._name = path.name
+        self.date = re.sub(r"[^A-Za-z0-9_-]+", "-", path.name.partition(".")[0])
         self._times = Times(form.time_unit, form.tz)
         self._updates = LevelUpdates(need_snapshot=False)
         self._newest: dict[int, int] = {}  # seq by instrument
@@ -179,17 +180,13 @@ def import_tables(
     """
     if form.kind not in KINDS or form.time_unit not in (None, *UNITS):
         raise UnreadableSource(f"a table is of kind {', '.join(KINDS)} and its times of unit {', '.join(UNITS)}")
-    report = ImportReport.beside(out, terms)
-    symbols = Symbols(parse if form.instrument is None else lambda name: form.instrument or parse(name), form.named)
-    files = [make(path, form, symbols, report) for path in sorted(sources, key=lambda path: path.name)]
-    check(files)
-    day = write_day(
-        files,
+    return import_named(
+        importer,
+        lambda path, symbols, report: make(path, form, symbols, report),
+        sources,
         out,
-        importer=importer,
-        dates=[re.sub(r"[^A-Za-z0-9_-]+", "-", path.name.partition(".")[0]) for path in sources],
-        instruments=symbols.instruments,
-        report=report,
+        symbols=Symbols(parse if form.instrument is None else lambda name: form.instrument or parse(name), form.named),
+        terms=terms,
         options=form.options(),
+        check=check,
     )
-    return day, report
