@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.days.faults import Arrivals, Fate
 from models.days.plan import FaultPlan
+from models.days.received import Arrivals, Fate
 from models.market.instruments import Instrument
 from models.market.tick import TickArray
 from streams.clock import Clock, now_ns

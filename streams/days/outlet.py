@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from models.days.faults import Arrivals, Fate
+from models.days.received import Arrivals, Fate
 from models.market.instruments import partition_of
 from models.market.registry import InstrumentRegistry
 from models.market.tick import RAW, TICK, Action, Flag, Kind, TickArray

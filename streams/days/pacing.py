@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.days.faults import Arrivals
+from models.days.received import Arrivals
 from models.market.tick import Flag, TickArray
 
 _S = 10**9

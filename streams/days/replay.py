@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from models.days.faults import Arrivals
 from models.days.plan import FaultPlan
+from models.days.received import Arrivals
 from models.market.instruments import instrument_hash
 from models.market.tick import Action
 from streams.clock import Clock, now_ns
@@ -106,12 +106,8 @@ class Replay:
         self.settings = replace(settings, topics=replace(settings.topics, prefix=prefix))
         self._days, self._live, self._speed, self._rate, self._rounds = days, live, speed, rate, rounds
         self._plan = faults
-        self._pauses = Pauses(
-            {seq for seq in pause_at if 0 < seq < (self.feed.rows or 2**62)},
-            on_pause,
-            clock=clock,
-            timeout_s=settings.publisher.delivery_timeout_s,
-        )
+        asked = {seq for seq in pause_at if 0 < seq < (self.feed.rows or 2**62)}
+        self._pauses = Pauses(asked, on_pause, clock=clock, timeout_s=settings.publisher.delivery_timeout_s)
         self._with_digest, self._clock = with_digest, clock
         self._bound_ms, self._record_at, self._resume = lateness_bound_ms, record, resume
         self._meter = Meter(self.feed, speed=speed, rate=rate, tell=progress)

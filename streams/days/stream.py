@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from models.days.faults import Arrivals, Fate, FaultStream, clean
+from models.days.faults import FaultStream
 from models.days.plan import FaultCode, FaultPlan
+from models.days.received import Arrivals, Fate, clean
 from models.market.tick import Flag, Kind, TickArray
 from streams.days.day import BATCH
 from streams.days.feed import DayFeed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.days.faults import clean
+from models.days.received import clean
 from models.errors import InstrumentConflict
 from models.market.instruments import Instrument
 from models.market.tick import TICK, Flag
