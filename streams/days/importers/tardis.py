@@ -58,8 +58,8 @@ _COLUMNS: dict[str, dict[str, pa.DataType]] = {
     "incremental_book_L2": {"is_snapshot": pa.bool_(), "side": pa.string(), "price": DECIMAL, "amount": DECIMAL},
     "derivative_ticker": {
         "funding_timestamp": pa.int64(),
-        **dict.fromkeys(("funding_rate", "predicted_funding_rate", "open_interest"), DECIMAL),
-        **dict.fromkeys(("last_price", "index_price", "mark_price"), DECIMAL),
+        **dict.fromkeys(("funding_rate", "open_interest", "index_price", "mark_price"), DECIMAL),
+        **dict.fromkeys(("predicted_funding_rate", "last_price"), pa.string()),  # not kept, so they need not fit
     },
 }
 
@@ -154,9 +154,9 @@ class TardisFile:
     def _first(self, table: pa.Table, wanted: NDArray[np.bool_]) -> tuple[list[Decimal], list[Decimal]]:
         """Prices and sizes of the first of these lines."""
         some = table.take(pa.array(np.flatnonzero(wanted)[:N_EVIDENCE]))
-        return evidence(some, [n for n in self._types if "price" in n]), evidence(
-            some, [n for n in self._types if "amount" in n]
-        )
+        exact = [name for name, kind in self._types.items() if kind == DECIMAL]
+        prices, sizes = ([name for name in exact if what in name] for what in ("price", "amount"))
+        return evidence(some, prices), evidence(some, sizes)
 
     def _number(self, table: pa.Table, rows: TickArray, name: str) -> NDArray[np.int64]:
         column, ids = table.column(name), rows["instrument_id"]
