@@ -1,10 +1,7 @@
-"""Parquet files that say little and unpack to much: refused before they are unpacked, or read in bounded memory."""
+"""Parquet files that say little and unpack to much are refused before they are unpacked."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +17,6 @@ from streams.days.importers.table_form import TableForm
 from streams.days.importers.table_parquet import import_parquet
 from streams.days.pages import Pages, pages_of
 from streams.days.verify import verify_day
-from tests.conftest import ROOT
 
 T0 = 1_700_000_000_000
 FORM = TableForm("trade", instrument=parse("lab.spot.BTC-USD"), time_unit="ms")
@@ -121,32 +117,3 @@ def test_what_stands_before_a_damaged_row_group_is_kept_if_wanted(tmp_path: Path
         import_parquet([path], tmp_path / "no", form=FORM)
     day, report = import_parquet([path], tmp_path / "day", form=FORM, terms=Terms(keep_cut=True))
     assert (day.rows, report.n_unreadable) == (10_000, 1) and verify_day(day.path).ok
-
-
-# -- a huge row group --------------------------------------------------------------------------------------------------
-
-CHILD = """
-import sys
-from pathlib import Path
-from tests.replay.test_parquet_pages import FORM
-from streams.days.importers.table_parquet import import_parquet
-day, report = import_parquet([Path(sys.argv[1])], Path(sys.argv[2]), form=FORM)
-peak_kb = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(day.rows, report.n_unreadable, peak_kb)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of a process from /proc")
-def test_a_huge_row_group_is_read_in_pieces(tmp_path: Path) -> None:
-    path, n = tmp_path / "x.parquet", 6_000_000
-    pq.write_table(trades(n), path, row_group_size=n)
-    with pq.ParquetFile(path) as parquet:
-        assert parquet.metadata.num_row_groups == 1
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, str(path), str(tmp_path / "day")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=110,
-    )  # fmt: skip
-    assert child.returncode == 0, child.stderr
-    rows, unreadable, peak_kb = map(int, child.stdout.split())
-    assert (rows, unreadable) == (n, 0) and peak_kb < 500_000, f"{peak_kb // 1000} MB"
-    print(f"{rows} rows, peak {peak_kb // 1000} MB")
