@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -156,8 +157,10 @@ def import_day(
     of_sources = _Said(symbol=symbol, map=columns, **said)
     of_sources.check(importer)
     run = of_sources.importer(importer)
+    began = time.process_time()
     with progress_bar("Importing", quiet=as_json) as progress:
         made, report = run(sources, out, terms=Terms(name, max_rejects, keep_cut, progress))
+    used_s = time.process_time() - began
     for problem in report.problems:
         click.echo(f"unreadable: {problem}", err=True)
     if report.n_unreadable > len(report.problems):
@@ -169,6 +172,8 @@ def import_day(
         "records": report.n_records,
         "unreadable": report.n_unreadable,
         "bytes": sum(entry.bytes for entry in made.manifest.files),
+        "cpu_s": round(used_s, 3),
+        "records_per_cpu_s": round(report.n_records / used_s),
     }
     if as_json:
         echo_json({**result, "explained": dict(sorted(report.explained.items()))})
