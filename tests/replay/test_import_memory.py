@@ -129,8 +129,11 @@ def dbn(folder: Path, scale: int) -> tuple[list[Path], int]:
     path = folder / "x.dbn.zst"
     with pa.output_stream(str(path), compression="zstd") as stream:
         stream.write(metadata(dbn_library.Schema.MBO, AAPL=5))
-        for _ in range(n // 20_000):
-            stream.write(pair * 10_000)
+        records = np.frombuffer(pair * 10_000, np.dtype(dbn_library.MBOMsg._dtypes)).copy()
+        rng = np.random.default_rng(1)
+        for _ in range(n // 20_000):  # ids differ, for equal records would be taken for a decompression bomb
+            records["order_id"] = np.repeat(rng.integers(1, 10**9, 10_000), 2)
+            stream.write(records.tobytes())
     return [path], n
 
 
