@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +22,9 @@ from streams.days.importers.lean import import_lean
 from streams.days.importers.lobster import import_lobster
 from streams.days.importers.report import MAX_REJECTS, ImportReport, Terms
 from streams.days.importers.symbols import named_symbols
-from streams.days.importers.table import import_csv, import_parquet
+from streams.days.importers.table_csv import import_csv
 from streams.days.importers.table_form import KINDS, TableForm
+from streams.days.importers.table_parquet import import_parquet
 from streams.days.importers.tardis import import_tardis
 from streams.days.importers.times import UNITS
 
@@ -155,8 +157,10 @@ def import_day(
     of_sources = _Said(symbol=symbol, map=columns, **said)
     of_sources.check(importer)
     run = of_sources.importer(importer)
+    began = time.process_time()
     with progress_bar("Importing", quiet=as_json) as progress:
         made, report = run(sources, out, terms=Terms(name, max_rejects, keep_cut, progress))
+    used_s = time.process_time() - began
     for problem in report.problems:
         click.echo(f"unreadable: {problem}", err=True)
     if report.n_unreadable > len(report.problems):
@@ -168,6 +172,8 @@ def import_day(
         "records": report.n_records,
         "unreadable": report.n_unreadable,
         "bytes": sum(entry.bytes for entry in made.manifest.files),
+        "cpu_s": round(used_s, 3),
+        "records_per_cpu_s": round(report.n_records / used_s),
     }
     if as_json:
         echo_json({**result, "explained": dict(sorted(report.explained.items()))})

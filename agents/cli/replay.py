@@ -139,9 +139,8 @@ def replay(
         options_of = ", ".join("--" + _OPTION.get(name, name).replace("_", "-") for name in fixed)
         raise click.UsageError(f"--resume takes {options_of} from the run's record: leave it out")
     settings = load_settings()
-    steering = Steering(step=step, as_json=as_json)
     options: dict[str, Any] = {
-        "pause_at": (*pause_at, *([step] if step else ())), "on_pause": steering.on_pause,
+        "pause_at": (*pause_at, *([step] if step else ())),
         "lateness_bound_ms": max_lateness, "with_digest": with_digest,
     }  # fmt: skip
     if resume:
@@ -162,8 +161,9 @@ def replay(
             "rounds": None if loop else rounds or 1, "faults": None if faults is None else read_plan(faults),
             "record": run_file or _run_file(settings, run_id),
         }  # fmt: skip
-    with replay_bar(quiet=as_json or bool(options["pause_at"])) as bar:
-        options["progress"] = bar
+    with replay_bar(quiet=as_json) as bar:
+        steering = Steering(step=step, as_json=as_json, bar=bar)
+        options |= {"progress": bar, "on_pause": steering.on_pause}
         report, extra = _served(days, settings, options) if serve else (_sent(days, settings, steering, options), {})
     _show(report, extra, as_json)
 

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from streams.days.progress import Progress
 
 
+class ReplayBar:
+    """The line; called with each progress."""
+
+    def __init__(self, bar: Bar, task: TaskID) -> None:
+        self._bar, self._task = bar, task
+
+    def __call__(self, progress: Progress) -> None:
+        self._bar.update(self._task, completed=progress.share, note=told(progress))
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Out of the way while somebody is asked and types."""
+        if self._bar.disable:
+            yield
+            return
+        self._bar.stop()
+        try:
+            yield
+        finally:
+            self._bar.start()
+
+
 @contextmanager
-def replay_bar(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
+def replay_bar(*, quiet: bool) -> Iterator[ReplayBar]:
     """A bar on stderr, fed with each progress; nothing where stderr is no terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("Replaying"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[note]}"))
     with Bar(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task("replay", total=1.0, note="")
-        yield lambda progress: bar.update(task, completed=progress.share, note=told(progress))
+        yield ReplayBar(bar, bar.add_task("replay", total=1.0, note=""))
 
 
 def told(progress: Progress) -> str:

@@ -10,6 +10,7 @@ import threading
 import click
 
 from agents.cli.output import echo_json
+from agents.cli.replay_bar import ReplayBar
 from streams.days.replay import Replay
 from streams.days.report import Pause
 
@@ -24,10 +25,11 @@ class Steering:
 
     Args:
         step: rows from one pause to the next; None = only where the user says.
+        bar: what is drawn meanwhile; it makes way for a pause.
     """
 
-    def __init__(self, *, step: int | None, as_json: bool) -> None:
-        self._step, self._as_json = step, as_json
+    def __init__(self, *, step: int | None, as_json: bool, bar: ReplayBar) -> None:
+        self._step, self._as_json, self._bar = step, as_json, bar
         self._replay: Replay | None = None
         self._paused = False
         self._words: asyncio.Queue[str] = asyncio.Queue()
@@ -43,6 +45,10 @@ class Steering:
 
     async def on_pause(self, pause: Pause) -> int | None:
         """Tell of the pause and wait, without a limit: whoever paused decides."""
+        with self._bar.hidden():
+            return await self._answer(pause)
+
+    async def _answer(self, pause: Pause) -> int | None:
         if self._as_json:
             echo_json({"paused_at": pause.seq, "offsets": {str(p): offset for p, offset in pause.offsets.items()}})
         else:

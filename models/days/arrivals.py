@@ -14,8 +14,8 @@ S = 10**9
 SESSION_S = 23_400
 _GROUP = 1_000_000  # messages that are made at once: some 100 MB of work space
 _SPARE = 1.08  # messages of clusters, of which chance leaves out what is too much: their sum varies by 3 % a symbol
-_SHOCKS = 5  # a session at least, and up to 5 more: two dice of 3 and 4 sides
-_SHOCK_MESSAGES = 150, 400  # of the most popular symbol
+_SHOCKS = 7, 9  # a session, both ends included
+_SHOCK_MESSAGES = 150, 250  # of the most popular symbol
 _SHOCK_SHARE = 0.02  # of a symbol's messages that may be shocks: small days have small ones
 
 
@@ -107,15 +107,19 @@ def _clusters(wanted: Ints, first: int, curve: Floats, profile: Profile, draws: 
 
 
 def _shocks(counts: Ints, duration_s: int, draws: Draws) -> tuple[Ints, Ints]:
-    """Bursts from outside: news moves the most popular symbol always, others the more often the more popular."""
-    n_shocks = (_SHOCKS + draws.between(0, 2) + draws.between(0, 3)) * duration_s + SESSION_S // 2
-    n_shocks //= SESSION_S
+    """Bursts from outside: news moves the most popular symbol always, others the more often the more popular.
+
+    Their sizes are spread evenly over the range, one in each n-th of it: a day has only a few, and were they drawn
+    independently, what they add to the Fano factors would differ more from seed to seed than all else together.
+    """
+    n_shocks = (draws.between(*_SHOCKS) * duration_s + SESSION_S // 2) // SESSION_S
+    smallest, largest = _SHOCK_MESSAGES
     popularity = counts / max(int(counts.max(initial=1)), 1)
     bound = (counts * _SHOCK_SHARE).astype(np.int64) // max(n_shocks, 1)
     at, who = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for _ in range(n_shocks):
+    for number in range(n_shocks):
         joins = draws.uniform(len(counts)) <= np.sqrt(popularity)
-        size = draws.between(*_SHOCK_MESSAGES)
+        size = smallest + int((largest - smallest) * (number + float(draws.uniform(1)[0])) / n_shocks)
         n = np.where(joins, np.minimum((popularity * size).astype(np.int64), bound), 0)
         width_ns = int(ten_to(1.0 + draws.uniform(1))[0] * 1e6)  # 10 to 100 ms
         start = int(draws.uniform(1)[0] * (duration_s * 1e9 - width_ns))

@@ -62,6 +62,17 @@ class Draws:
         return np.searchsorted(np.array(cdf), self.uniform(n), side="right").astype(np.int64)
 
 
+def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's output function: uint64[n] to uint64[n], every bit of the answer hangs on every bit of `x`.
+
+    Source: Steele, Lea, Flood, Fast splittable pseudorandom number generators (OOPSLA 2014), variant 13 of Stafford.
+    """
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
 def log(x: Floats) -> Floats:
     """Natural logarithm of x > 0, to 1e-12: 2 artanh((m - 1) / (m + 1)) of the mantissa, its exponent times ln 2."""
     mantissa, exponent = np.frexp(x)

@@ -8,12 +8,12 @@ is missing afterwards. A control row (docs/wire.md) tells of each just before th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.days.draws import mix
 from models.days.plan import (
     ClockSkew,
     Delay,
@@ -25,44 +25,17 @@ from models.days.plan import (
     Halt,
     Reorder,
 )
+from models.days.received import Arrivals, Fate, Pool
 from models.days.state import MarketState
 from models.market.instruments import Instrument
 from models.market.tick import TICK, Action, Flag, Kind, TickArray
 
 _MS = 1_000_000
 _HALTED = [int(kind) for kind in (Kind.TRADE, Kind.QUOTE, Kind.BOOK, Kind.ORDER, Kind.LIQUIDATION, Kind.BAR)]
-_STANDS_AGAIN = [int(Kind.QUOTE), int(Kind.BOOK)]
+_STANDS_AGAIN = [int(Kind.QUOTE), int(Kind.BOOK), int(Kind.ORDER)]
 _PER_ROW = 4  # places in the order of rows received at the same instant: a row's own, and those before it
 _OWN = 2
-
-
-class Fate(IntEnum):
-    """What becomes of a row on its way to the log."""
-
-    SENT = 0
-    LOST = 1
-    TWICE = 2
-
-
-class Arrivals(NamedTuple):
-    """Rows in the order in which they are received.
-
-    Attributes:
-        ticks: TICK[n], whole events; `seq` is dense from 1 on over all arrivals of a stream.
-        owner: int32[n], the instrument that decides a row's partition; a control row has no instrument of its own.
-        arrival_ns: int64[n], when each is received by a right clock, never falling.
-        fate: uint8[n], equal for all rows of an event; None = all are sent.
-    """
-
-    ticks: TickArray
-    owner: NDArray[np.int32]
-    arrival_ns: NDArray[np.int64]
-    fate: NDArray[np.uint8] | None = None
-
-
-def clean(ticks: TickArray) -> Arrivals:
-    """Rows as they were received, `seq` already dense."""
-    return Arrivals(ticks, ticks["instrument_id"], ticks["ts_recv"])
+_TO_COME = -(2**63)  # a control row's positions are known when rows are numbered
 
 
 class _Events(NamedTuple):
@@ -105,7 +78,7 @@ class FaultStream:
         ]
         self._borders = sorted(borders, reverse=True)  # instants at which a fault begins (0) or ends (1), last first
         self._missed = np.zeros((len(plan.faults), len(instruments)), np.int64)  # rows not received, by instrument
-        self._held = _Pool.empty()
+        self._held = Pool.empty()
         self._seq = 0  # numbers given
 
     def apply(self, ticks: TickArray) -> Arrivals:
@@ -128,17 +101,17 @@ class FaultStream:
         if self._state is not None:
             self._state.update(ticks[begin:])
         pools += self._concern(ticks.copy(), events, gone)
-        ready, self._held = _Pool.joined(pools).until(int(arrival[-1]))
+        ready, self._held = Pool.joined(pools).until(int(arrival[-1]))
         return self._numbered(ready)
 
     def finish(self) -> Arrivals:
         """What is still on its way."""
-        ready, self._held = self._held, _Pool.empty()
+        ready, self._held = self._held, Pool.empty()
         return self._numbered(ready)
 
     # -- what each fault does ------------------------------------------------------------------------------------------
 
-    def _concern(self, ticks: TickArray, events: _Events, gone: NDArray[np.bool_]) -> list[_Pool]:
+    def _concern(self, ticks: TickArray, events: _Events, gone: NDArray[np.bool_]) -> list[Pool]:
         """The rows with every fault's effect on them, and the control rows that tell of single events."""
         late, fate = np.zeros(len(events.ids), np.int64), np.zeros(len(events.ids), np.uint8)
         told: list[tuple[int, NDArray[np.bool_]]] = []
@@ -177,7 +150,7 @@ class FaultStream:
         event = np.repeat(np.arange(len(gone)), events.lengths)  # of each row
         kept = ~gone[event]
         event = event[kept]
-        rows = _Pool(ticks[kept], events.ids[event], arrival_ns[event], order[event] + _OWN, fate[event])
+        rows = Pool(ticks[kept], events.ids[event], arrival_ns[event], order[event] + _OWN, fate[event])
         return [*pools, rows]
 
     def _gone(self, events: _Events) -> NDArray[np.bool_]:
@@ -206,13 +179,13 @@ class FaultStream:
         ids: NDArray[np.int32],
         arrival_ns: NDArray[np.int64],
         order: NDArray[np.int64],
-    ) -> _Pool:
+    ) -> Pool:
         """A control row before each event that was hit."""
         rows = self._controls(number, ids[hit])
         rows["ts_event"] = rows["ts_recv"] = arrival_ns[hit]
-        return _Pool(rows, ids[hit], arrival_ns[hit], order[hit], None)
+        return Pool(rows, ids[hit], arrival_ns[hit], order[hit], None)
 
-    def _border(self, number: int, at: int, end: bool) -> Iterator[_Pool]:
+    def _border(self, number: int, at: int, end: bool) -> Iterator[Pool]:
         """A fault of a window begins or ends: a control row an instrument, and what the venue tells at this moment."""
         fault = self.plan.faults[number]
         ids = np.flatnonzero(self._targets[number]).astype(np.int32)
@@ -220,7 +193,7 @@ class FaultStream:
         rows["ts_event"] = rows["ts_recv"] = at
         rows["price"] = not end
         rows["size"] = self._missed[number][ids] if end and isinstance(fault, Disconnect | Halt) else _amount(fault)
-        yield _Pool(rows, ids, np.full(len(ids), at), np.zeros(len(ids), np.int64), None)
+        yield Pool(rows, ids, np.full(len(ids), at), np.zeros(len(ids), np.int64), None)
         told = np.empty(0, TICK)
         if self._state is not None and isinstance(fault, Halt):
             told = self._state.rows(at, ids.tolist())
@@ -229,7 +202,7 @@ class FaultStream:
         elif self._state is not None and isinstance(fault, Disconnect) and end and fault.snapshot:
             told = self._state.rows(at, ids.tolist())
         if len(told):
-            yield _Pool(told, told["instrument_id"].copy(), np.full(len(told), at), np.zeros(len(told), np.int64), None)
+            yield Pool(told, told["instrument_id"].copy(), np.full(len(told), at), np.zeros(len(told), np.int64), None)
 
     def _controls(self, number: int, ids: NDArray[np.int32]) -> TickArray:
         """Control rows about a fault, counted from 0 here and from 1 on the wire; positions are still to come."""
@@ -253,7 +226,7 @@ class FaultStream:
 
     # -- numbers -------------------------------------------------------------------------------------------------------
 
-    def _numbered(self, pool: _Pool) -> Arrivals:
+    def _numbered(self, pool: Pool) -> Arrivals:
         n = len(pool.ticks)
         ticks = pool.ticks
         ticks["seq"] = np.arange(self._seq + 1, self._seq + n + 1, dtype=np.uint64)
@@ -269,49 +242,6 @@ class FaultStream:
         return Arrivals(ticks, pool.owner, pool.arrival_ns, fate)
 
 
-_TO_COME = -(2**63)  # a control row's positions are known when rows are numbered
-
-
-class _Pool(NamedTuple):
-    """Rows on their way, in any order; `order` decides among those of one instant."""
-
-    ticks: TickArray
-    owner: NDArray[np.int32]
-    arrival_ns: NDArray[np.int64]
-    order: NDArray[np.int64]
-    fate: NDArray[np.uint8] | None
-
-    @classmethod
-    def empty(cls) -> _Pool:
-        return cls(np.empty(0, TICK), np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int64), None)
-
-    @classmethod
-    def joined(cls, pools: Sequence[_Pool]) -> _Pool:
-        fates = [np.zeros(len(p.ticks), np.uint8) if p.fate is None else p.fate for p in pools]
-        ticks, owner, arrival_ns, order = (np.concatenate([pool[field] for pool in pools]) for field in range(4))
-        return cls(ticks, owner, arrival_ns, order, np.concatenate(fates))
-
-    def until(self, bound_ns: int) -> tuple[_Pool, _Pool]:
-        """What is received before `bound_ns`, in order, and the rest: more rows of that instant may come."""
-        in_order = self._take(np.lexsort((self.order, self.arrival_ns)))
-        cut = int(np.searchsorted(in_order.arrival_ns, bound_ns, "left"))
-        return in_order._take(slice(0, cut)), in_order._take(slice(cut, None))
-
-    def _take(self, which: NDArray[np.int64] | slice) -> _Pool:
-        return _Pool(*(None if column is None else column[which] for column in self))  # type: ignore[arg-type]
-
-
-def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's output function: uint64[n] to uint64[n], every bit of the answer hangs on every bit of `x`.
-
-    Source: Steele, Lea, Flood, Fast splittable pseudorandom number generators (OOPSLA 2014), variant 13 of Stafford.
-    """
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
 def _amount(fault: Fault) -> int:
     """What a window's control row says of how much, ns."""
     match fault:
@@ -323,7 +253,7 @@ def _amount(fault: Fault) -> int:
 
 
 def _withdrawn(standing: TickArray) -> TickArray:
-    """What a venue sends when a halt begins: both sides of each quote empty, each book cleared."""
+    """What a venue sends when a halt begins: both sides of each quote empty, each book and all orders cleared."""
     rows: TickArray = standing[(standing["kind"] == Kind.QUOTE) | (standing["action"] == Action.CLEAR)].copy()
     rows["price"] = rows["size"] = 0
     rows["action"] = np.where(rows["kind"] == Kind.QUOTE, Action.DELETE, Action.CLEAR)

@@ -1,7 +1,7 @@
 """What stands in every market at an instant, and the rows that say so: how a stream opens in the middle of a day.
 
-Quotes, books, funding, open interest, volatility and ratios are states: they hold until they change. Trades,
-liquidations and bars are events: they are over, and told again they would count twice.
+Quotes, books, single orders, funding, open interest, volatility and ratios are states: they hold until they change.
+Trades, liquidations and bars are events: they are over, and told again they would count twice.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from models.days.orders import RestingOrders
 from models.market import facets
 from models.market.book import BookPool, Consumer
 from models.market.conflate import BookRows, Rows
@@ -35,6 +36,7 @@ class MarketState:
     def __init__(self) -> None:
         self._rows = Rows()
         self._books = BookPool()
+        self._orders = RestingOrders()
         self._book_rows = BookRows()
         self._n_instruments = 0
         self._calls = 0  # stands in for the version that every row has in a log
@@ -44,6 +46,7 @@ class MarketState:
         if not len(ticks):
             return
         self._n_instruments = max(self._n_instruments, int(ticks["instrument_id"].max()) + 1)
+        self._orders.update(ticks)
         self._rows.ensure(self._n_instruments)
         self._books.ensure(self._n_instruments)
         if not ticks["seq"].all():  # rows without numbers; the kernel passes over what is not above 0
@@ -64,8 +67,8 @@ class MarketState:
     def rows(self, ts_recv: int, instruments: Iterable[int] | None = None) -> TickArray:
         """What stands, as rows received at `ts_recv` (ns UTC): TICK[m], `seq` 0, by instrument, in whole events.
 
-        A book is a snapshot, followed by the diffs that wait for another one. Folded into nothing, the rows give this
-        state again. All carry the flag SNAPSHOT, except those diffs.
+        Orders come first, then a quote. A book is a snapshot, followed by the diffs that wait for another one. Folded
+        into nothing, the rows give this state again. All carry the flag SNAPSHOT, except those diffs.
 
         Args:
             instruments: ids to tell of; all by default.
@@ -73,7 +76,7 @@ class MarketState:
         chosen = np.zeros(self._n_instruments, np.bool_)
         ids = np.arange(self._n_instruments) if instruments is None else np.fromiter(instruments, np.int64)
         chosen[ids[ids < self._n_instruments]] = True
-        parts = [self._quotes(chosen), *(self._fields(facet, chosen) for facet in _FIELDS)]
+        parts = [self._orders.rows(chosen), self._quotes(chosen), *(self._fields(facet, chosen) for facet in _FIELDS)]
         parts += [self._book(slot) for slot in np.flatnonzero(chosen).tolist()]
         found = np.concatenate(parts)
         found["ts_recv"] = ts_recv

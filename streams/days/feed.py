@@ -117,10 +117,18 @@ class DayFeed:
             )
         return index
 
-    def batches(self, rows: int = BATCH) -> Iterator[TickArray]:
-        """Whole events, `seq` dense 1..N over all days; control rows of a day are left out. Raises: CorruptDay."""
+    def batches(self, rows: int = BATCH, *, after: int = 0) -> Iterator[TickArray]:
+        """Whole events, `seq` dense 1..N over all days; control rows of a day are left out.
+
+        Args:
+            after: rows up to this `seq`, at which an event ends, need not come. One whole day is read from there on;
+                where a row's number hangs on all before it, everything is read and comes.
+
+        Raises:
+            CorruptDay: a file is missing or a page cannot be read.
+        """
         if self._as_it_is:
-            yield from self._days[0].batches(rows)
+            yield from self._days[0].batches(rows, after=after)
             return
         taken = 0
         for ticks in self._selected(rows):

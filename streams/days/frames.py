@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.days.faults import Arrivals, Fate
 from models.days.plan import FaultPlan
+from models.days.received import Arrivals, Fate
 from models.market.instruments import Instrument
 from models.market.tick import TickArray
 from streams.clock import Clock, now_ns
 from streams.days.ahead import read_ahead
 from streams.days.day import BATCH, Day
 from streams.days.feed import EVERYTHING, DayFeed, Selection
-from streams.days.pacing import RatePace, SpeedPace, groups
+from streams.days.pacing import RatePace, SpeedPace, check_pace, groups
 from streams.days.stream import RunStream
 from streams.days.waiting import doze
 
@@ -114,11 +114,7 @@ def replay(
         ValueError: speed or rate are not above 0, or both are given.
         CorruptDay, NothingSelected, InstrumentConflict, InvalidFaultPlan: as `DayFeed` and `RunStream`.
     """
-    if speed is not None and rate is not None:
-        raise ValueError("either a speed or a rate")
-    for name, value in (("speed", speed), ("rate", rate)):
-        if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"{name} {value} is not above 0")
+    check_pace(speed, rate)
     given = [days] if isinstance(days, Day | str | Path) else list(days)
     feed = DayFeed([day if isinstance(day, Day) else Day.open(day) for day in given], selection)
     return DayReplay(feed, RunStream(feed, faults), speed=speed, rate=rate, frame_ms=frame_ms, clock=clock)

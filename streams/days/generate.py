@@ -13,8 +13,9 @@ from models.days.anomalies import Label
 from models.days.recipe import Recipe
 from models.days.synthetic import SyntheticDay
 from models.errors import CorruptDay
-from streams.days.day import Day, DayWriter
+from streams.days.day import Day
 from streams.days.manifest import Origin
+from streams.days.writer import DayWriter
 
 LABELS = "labels.json"
 Progress = Callable[[int, int], None]  # arrivals played, in all
@@ -36,7 +37,8 @@ def generate_day(path: str | Path, recipe: Recipe, *, name: str | None = None, p
             if progress:
                 progress(day.done, day.total)
         if recipe.anomalies:
-            writer.attach(LABELS, msgspec.json.format(msgspec.json.encode(day.labels()), indent=1) + b"\n")
+            labels = msgspec.json.format(msgspec.json.encode(day.labels()), indent=1) + b"\n"
+            writer.beside(LABELS).write_bytes(labels)
         return writer.finish(day.instruments)
 
 

@@ -16,6 +16,7 @@ SCHEMA = "md.tick.v1"
 MANIFEST = "manifest.json"
 TICKS = "ticks.parquet"
 CHECKPOINTS = "checkpoints.parquet"
+CONTROLS = "controls.parquet"
 
 
 class DayFile(msgspec.Struct, frozen=True):

@@ -3,44 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.days.faults import Arrivals, Fate
+from models.days.received import Arrivals, Fate
 from models.market.instruments import partition_of
 from models.market.registry import InstrumentRegistry
 from models.market.tick import RAW, TICK, Action, Flag, Kind, TickArray
 from streams.clock import Clock
 from streams.days.feed import DayFeed
+from streams.days.held import Held
 from streams.days.pacing import Group
+from streams.days.report import Sent
 from streams.kafka.frame_sender import FrameSender
 from streams.kafka.frames import FramePacker, PackedFrame
 from streams.settings import Settings
-
-
-@dataclass
-class Sent:
-    """What left; the control rows that begin and end a run are not counted, nor their frames.
-
-    Attributes:
-        rows: of the market, each once.
-        frames: with those of repetitions and of control rows about faults.
-        rows_lost, rows_repeated: by faults.
-        gaps: how often a consumer of the frames finds that something before is missing.
-        lateness_ns: by frame, from when its last row was due to when it was handed to Kafka.
-    """
-
-    rows: int = 0
-    frames: int = 0
-    rows_lost: int = 0
-    rows_repeated: int = 0
-    gaps: int = 0
-    lateness_ns: array[int] = field(default_factory=lambda: array("q"))
 
 
 class RunOutlet:
@@ -52,7 +32,7 @@ class RunOutlet:
         registry: of instruments on the wire.
         ids: by the feed's instrument id, the registry's.
         source: hash of the run's source.
-        held: partition -> position up to which the log has the run already; rows up to there are passed over.
+        held: partition -> what the log has of the run already, which is not sent again.
         faulty: control rows may be among the rows.
 
     Attributes:
@@ -68,7 +48,7 @@ class RunOutlet:
         feed: DayFeed,
         ids: NDArray[np.int32],
         source: int,
-        held: Mapping[int, int],
+        held: Mapping[int, Held],
         faulty: bool,
     ) -> None:
         kafka = settings.kafka
@@ -87,18 +67,27 @@ class RunOutlet:
         self.partition_by_id = np.array([partition_of(i.text, kafka.partitions) for i in feed.instruments], np.int16)
         self._n_partitions = kafka.partitions
         self._held = np.zeros(kafka.partitions, np.uint64)
+        self._repeated = np.zeros(kafka.partitions, np.uint64)
         self._gap = [False] * kafka.partitions  # rows were lost and nothing was packed since
-        for partition, position in held.items():
-            self._held[partition] = position
+        for partition, (position, repeated) in held.items():
+            self._held[partition], self._repeated[partition] = position, repeated
             self._packer.pass_over(partition, position)
         self._resumed = bool(self._held.any())
 
     def unsent(self, rows: Arrivals) -> NDArray[np.bool_]:
-        """Which rows the log does not have yet, shape (n,)."""
+        """Which rows the log does not have yet, or not as often as they are to come, shape (n,)."""
         if not self._resumed:
             return np.ones(len(rows.ticks), np.bool_)
-        there: NDArray[np.bool_] = rows.ticks["seq"] > self._held[self.partitions(rows)]
-        return there
+        where = self.partitions(rows)
+        missing: NDArray[np.bool_] = rows.ticks["seq"] > self._held[where]
+        if rows.fate is not None:
+            missing |= (rows.fate == Fate.TWICE) & (rows.ticks["seq"] > self._repeated[where])
+        return missing
+
+    @property
+    def held_everywhere(self) -> int:
+        """Position up to which every partition had the run when it went on; 0 = it begins here."""
+        return int(self._held.min())
 
     def partitions(self, rows: Arrivals) -> NDArray[np.int16]:
         """Of each row, shape (n,)."""
@@ -165,16 +154,17 @@ class RunOutlet:
         sent_ns: int,
     ) -> list[PackedFrame]:
         """Frames of a partition's rows, which may be overwritten."""
-        if self._resumed:
-            at = int(np.searchsorted(ticks["seq"], self._held[partition], "right"))
+        frames: list[PackedFrame] = []
+        if self._resumed and (at := int(np.searchsorted(ticks["seq"], self._held[partition], "right"))):
+            if fate is not None:
+                frames += self._pack_missed(partition, ticks[:at], fate[:at], due_ns, sent_ns)
             ticks, fate = ticks[at:], None if fate is None else fate[at:]
             due_ns = due_ns if isinstance(due_ns, int) else due_ns[at:]
         if not len(ticks):
-            return []
+            return frames
         if fate is None or not fate.any():
-            return self._pack_sent(partition, ticks, due_ns, sent_ns)
+            return frames + self._pack_sent(partition, ticks, due_ns, sent_ns)
         borders = [0, *(np.flatnonzero(np.diff(fate)) + 1).tolist(), len(ticks)]
-        frames: list[PackedFrame] = []
         for begin, end in pairwise(borders):
             part = ticks[begin:end]
             if fate[begin] == Fate.LOST:
@@ -187,10 +177,28 @@ class RunOutlet:
             frames += self._pack_sent(partition, part, due, sent_ns)
             if again is not None:
                 last = due if isinstance(due, int) else int(due[-1])
-                frames.append(self._packer.pack_again(partition, again, due_ns=last, sent_ns=sent_ns))
-                self.sent.rows_repeated += end - begin
-                self.sent.frames += 1
+                frames.append(self._pack_again(partition, again, last, sent_ns))
         return frames
+
+    def _pack_missed(
+        self,
+        partition: int,
+        ticks: TickArray,
+        fate: NDArray[np.uint8],
+        due_ns: NDArray[np.int64] | int,
+        sent_ns: int,
+    ) -> list[PackedFrame]:
+        """Repetitions of rows that are in the log, but whose repetition a crash cut."""
+        missed = np.flatnonzero((fate == Fate.TWICE) & (ticks["seq"] > self._repeated[partition]))
+        if not len(missed):
+            return []
+        due = due_ns if isinstance(due_ns, int) else int(due_ns[missed[-1]])
+        return [self._pack_again(partition, ticks[missed], due, sent_ns)]
+
+    def _pack_again(self, partition: int, ticks: TickArray, due_ns: int, sent_ns: int) -> PackedFrame:
+        self.sent.rows_repeated += len(ticks)
+        self.sent.frames += 1
+        return self._packer.pack_again(partition, ticks, due_ns=due_ns, sent_ns=sent_ns)
 
     def _pack_sent(
         self, partition: int, ticks: TickArray, due_ns: NDArray[np.int64] | int, sent_ns: int

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.days.faults import Arrivals
+from models.days.received import Arrivals
 from models.market.tick import Flag, TickArray
 
 _S = 10**9
@@ -24,6 +24,15 @@ class Pace(Protocol):
     def shift(self, ns: int) -> None:
         """Everything that is still to come is due this much later (a pause ended)."""
         ...
+
+
+def check_pace(speed: float | None, rate: float | None) -> None:
+    """Raises: ValueError when one is not above 0, or both are given."""
+    for name, value in (("speed", speed), ("rate", rate)):
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"{name} {value} is not above 0")
+    if speed is not None and rate is not None:
+        raise ValueError("either a speed or a rate")
 
 
 class SpeedPace:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from models.errors import CorruptDay
 from models.market.tick import TICK, TickArray
 
+MAX_GROUP_BYTES = 256 << 20  # of a row group, unpacked: sixteen times what is written here
 _TIME = pa.timestamp("ns", tz="UTC")
 _TYPES = {"ts_event": _TIME, "ts_recv": _TIME}
 PARQUET = pa.schema(
@@ -80,11 +81,35 @@ def read_batches(
             wanted = list(columns or PARQUET.names)
             if missing := set(wanted) - set(parquet.schema_arrow.names):
                 raise KeyError(f"no column {', '.join(sorted(missing))}")
+            metadata = parquet.metadata
+            largest = max((metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)), default=0)
+            if largest > MAX_GROUP_BYTES:
+                raise CorruptDay(
+                    f"{path}: a row group unpacks to {largest} bytes, and {MAX_GROUP_BYTES} are allowed in a day"
+                )
             yield from parquet.iter_batches(batch_size=rows, row_groups=groups, columns=wanted)
     except FileNotFoundError as exc:
         raise CorruptDay(f"{path}: missing") from exc
     except (pa.ArrowException, OSError, KeyError) as exc:
         raise CorruptDay(f"{path}: cannot be read: {exc}") from exc
+
+
+def groups_after(path: Path, row: int) -> tuple[list[int], int]:
+    """Row groups that hold rows after number `row` (from 1), and how many rows lie before the first of them.
+
+    Raises:
+        CorruptDay: the file is missing, or its footer cannot be read.
+    """
+    try:
+        with pq.ParquetFile(path) as parquet:
+            metadata = parquet.metadata
+            ends = np.cumsum([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
+    except FileNotFoundError as exc:
+        raise CorruptDay(f"{path}: missing") from exc
+    except (pa.ArrowException, OSError) as exc:
+        raise CorruptDay(f"{path}: its footer cannot be read: {exc}") from exc
+    first = int(np.searchsorted(ends, row, "right"))
+    return list(range(first, len(ends))), int(ends[first - 1]) if first else 0
 
 
 def groups_within(path: Path, start_ns: int, stop_ns: int) -> list[int]:

@@ -11,28 +11,29 @@ import asyncio
 import itertools
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from models.days.faults import Arrivals
 from models.days.plan import FaultPlan
+from models.days.received import Arrivals
 from models.market.instruments import instrument_hash
 from models.market.tick import Action
 from streams.clock import Clock, now_ns
 from streams.days.ahead import read_ahead
 from streams.days.day import Day
 from streams.days.feed import EVERYTHING, DayFeed, Selection
+from streams.days.held import Held, held_positions
 from streams.days.outlet import RunOutlet
-from streams.days.pacing import Pace, RatePace, SpeedPace, groups
+from streams.days.pacing import Pace, RatePace, SpeedPace, check_pace, groups
+from streams.days.pauses import OnPause, Pauses, Stopped
 from streams.days.progress import Meter, Progress
 from streams.days.report import LATENESS_BOUND_MS, Pause, ReplayReport
-from streams.days.run_record import FaultDone, RunRecord, held_positions, run_days_of
+from streams.days.run_record import RunRecord
 from streams.days.stream import RunStream, end_of, sliced
 from streams.days.waiting import doze
 from streams.kafka.admin import ensure_topics
@@ -48,13 +49,6 @@ UNPACED_BATCH = 32_768  # larger arrays are given back to the system and cost a 
 PACED_BATCH = 8192  # cut on the event loop, which it holds for a millisecond
 _MS = 1_000_000
 _LONGEST_SLEEP_S = 0.1  # then it is looked whether somebody wants to pause or to stop
-
-
-OnPause = Callable[[Pause], Awaitable[int | None]]  # a number: go so many rows on, then pause again
-
-
-class _Stopped(Exception):
-    """Somebody asked for the end."""
 
 
 class Replay:
@@ -105,27 +99,23 @@ class Replay:
         resume: RunRecord | None = None,
         clock: Clock = now_ns,
     ) -> None:
-        for name, value in (("speed", speed), ("rate", rate)):
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name} {value} is not above 0")
-        if speed is not None and rate is not None:
-            raise ValueError("either a speed or a rate")
+        check_pace(speed, rate)
         self.run_id = run_id or uuid.uuid4().hex[:8]
         self.feed = DayFeed(days, selection)
         prefix = settings.topics.prefix + ("" if live else f"run.{self.run_id}.")
         self.settings = replace(settings, topics=replace(settings.topics, prefix=prefix))
         self._days, self._live, self._speed, self._rate, self._rounds = days, live, speed, rate, rounds
         self._plan = faults
-        self._pauses = sorted({seq for seq in pause_at if 0 < seq < (self.feed.rows or 2**62)}, reverse=True)
-        self._on_pause, self._with_digest, self._clock = on_pause, with_digest, clock
+        asked = {seq for seq in pause_at if 0 < seq < (self.feed.rows or 2**62)}
+        self._pauses = Pauses(asked, on_pause, clock=clock, timeout_s=settings.publisher.delivery_timeout_s)
+        self._with_digest, self._clock = with_digest, clock
         self._bound_ms, self._record_at, self._resume = lateness_bound_ms, record, resume
         self._meter = Meter(self.feed, speed=speed, rate=rate, tell=progress)
         self._stream = RunStream(self.feed, faults)
         self._batch = UNPACED_BATCH if speed is None and rate is None else PACED_BATCH
         self._length = 0  # rows of a round, once one has been sent
         self._rounds_done = 0
-        self._paused_ns = 0
-        self._pause_wanted = self._stop_wanted = self._stopped = False
+        self._stopped = False
         self._outlet: RunOutlet
 
     @property
@@ -138,11 +128,11 @@ class Replay:
 
     def pause(self) -> None:
         """Pause as soon as what is due now has been sent."""
-        self._pause_wanted = True
+        self._pauses.pause()
 
     def stop(self) -> None:
         """End as soon as what is due now has been sent, without a control row that ends the run."""
-        self._stop_wanted = True
+        self._pauses.stop()
 
     async def run(self) -> ReplayReport:
         """Send everything.
@@ -157,9 +147,10 @@ class Replay:
             await ensure_topics(self.settings)
         record = await self._write_record()
         source = instrument_hash(self.source)
-        held = {}
+        held: dict[int, Held] = {}
         if self._resume is not None:
-            held = await held_positions(self.settings, source, record.starts if self._live else None)
+            starts, repeats = record.starts if self._live else None, self._plan is not None
+            held = await held_positions(self.settings, source, starts, repeats=repeats)
         producer = await start_producer(kafka)
         try:
             async with InstrumentDirectory(self.settings, producer=producer) as directory:
@@ -178,31 +169,25 @@ class Replay:
             await stop_client(producer)
         report = await self._report(seconds)
         if self._record_at is not None:
-            done = tuple(msgspec.convert(report.faults, list[FaultDone]))
-            msgspec.structs.replace(record, state=report.state, faults=done, report=asdict(report)).write(
-                self._record_at
-            )
+            record.ended(report).write(self._record_at)
         return report
 
     async def _write_record(self) -> RunRecord:
         if self._resume is not None:
             return self._resume
-        chosen, starts = self.feed.selection, {}
+        starts: dict[int, int] = {}
         if self._live and self._record_at is not None:
             starts = {partition: last + 1 for partition, last in (await last_offsets(self.settings)).items()}
-        record = RunRecord(
+        record = RunRecord.of(
+            self._days,
+            self.feed.selection,
             run_id=self.run_id,
             prefix=self.settings.topics.prefix,
             live=self._live,
-            days=run_days_of(self._days),
             starts=starts,
             speed=self._speed,
             rate=self._rate,
             rounds=self._rounds,
-            start_ns=chosen.start_ns,
-            stop_ns=chosen.stop_ns,
-            instruments=chosen.instruments,
-            venues=chosen.venues,
             plan=self._plan,
         )
         if self._record_at is not None:
@@ -210,22 +195,26 @@ class Replay:
         return record
 
     async def _send_all(self) -> float:
-        begun_ns = time.monotonic_ns()
+        begun_ns, length = time.monotonic_ns(), self._stream.length
+        if length is not None:  # rounds that the log has whole are not read again
+            self._length, self._rounds_done = length, self._outlet.held_everywhere // (length + 2)
+        first = self._rounds_done
         try:
-            for number in itertools.count() if self._rounds is None else range(self._rounds):
+            for number in itertools.count(first) if self._rounds is None else range(first, self._rounds):
                 await self._send_round(number * (self._length + 2))
                 self._rounds_done += 1
-        except _Stopped:
+        except Stopped:
             self._stopped = True
         await self._outlet.sender.drain(self.settings.publisher.delivery_timeout_s)
-        return (time.monotonic_ns() - begun_ns - self._paused_ns) / 1e9
+        return (time.monotonic_ns() - begun_ns - self._pauses.spent_ns) / 1e9
 
     async def _send_round(self, base: int) -> None:
         """Control row, rows, control row, at positions from `base` + 1 on."""
         await self._outlet.control(Action.CLEAR, base + 1, self.feed.first_ns)
         pace: Pace | None = None
-        sent, newest_ns = 0, self.feed.last_ns
-        async with aclosing(read_ahead(self._stream.positioned(self._batch, base))) as batches:
+        sent = after = min(max(self._outlet.held_everywhere - base - 1, 0), self._stream.length or 0)
+        newest_ns = self.feed.last_ns
+        async with aclosing(read_ahead(self._stream.positioned(self._batch, base, after=after))) as batches:
             async for rows in batches:
                 sent, newest_ns = int(rows.ticks["seq"][-1]) - base - 1, max(newest_ns, int(rows.arrival_ns[-1]))
                 unsent = self._outlet.unsent(rows)
@@ -250,12 +239,13 @@ class Replay:
     async def _send(self, rows: Arrivals, pace: Pace | None, base: int) -> None:
         """Send a batch, with the pauses that fall into it."""
         while len(rows.ticks):
-            await self._look(int(rows.ticks["seq"][0]) - base - 2, pace)
-            due_pause = bool(self._pauses) and self._pauses[-1] < int(rows.ticks["seq"][-1]) - base - 1
-            part = sliced(rows, slice(0, end_of(rows, self._pauses[-1] + base + 1))) if due_pause else rows
+            await self._pauses.look(int(rows.ticks["seq"][0]) - base - 2, pace, self._outlet.sender)
+            part, at = rows, self._pauses.next_at
+            if due_pause := at is not None and at < int(rows.ticks["seq"][-1]) - base - 1:
+                part = sliced(rows, slice(0, end_of(rows, at + base + 1)))
             n = await (self._send_now(part, base) if pace is None else self._send_paced(part, pace, base))
             if due_pause and n == len(part.ticks):
-                await self._pause(int(part.ticks["seq"][-1]) - base - 1, pace)
+                await self._pauses.rest(int(part.ticks["seq"][-1]) - base - 1, pace, self._outlet.sender)
             rows = sliced(rows, slice(n, None))
 
     async def _send_now(self, rows: Arrivals, base: int) -> int:
@@ -273,38 +263,15 @@ class Replay:
             while (left_ns := int(group.due_ns[-1]) - self._clock()) > 0:
                 await doze(left_ns, _LONGEST_SLEEP_S)
                 self._meter.waited(left_ns)
-                if between and (self._pause_wanted or self._stop_wanted):
+                if between and self._pauses.wanted:
                     return done
             late_ns = await self._outlet.send_group(group, self._clock)
             if between := group.n_done > 0:
                 done = group.n_done
                 self._meter.told(begin + done, int(rows.arrival_ns[done - 1]), late_ns)
-                if self._pause_wanted or self._stop_wanted:
+                if self._pauses.wanted:
                     return done
         return done
-
-    async def _look(self, sent: int, pace: Pace | None) -> None:
-        """Stop or pause if somebody wants to."""
-        if self._stop_wanted:
-            raise _Stopped
-        if self._pause_wanted:
-            self._pause_wanted = False
-            await self._pause(sent, pace)
-
-    async def _pause(self, seq: int, pace: Pace | None) -> None:
-        stopped_ns, since = self._clock(), time.monotonic_ns()
-        while self._pauses and self._pauses[-1] <= seq:
-            self._pauses.pop()
-        await self._outlet.sender.drain(self.settings.publisher.delivery_timeout_s)
-        if self._on_pause:
-            step = await self._on_pause(Pause(seq, dict(self._outlet.sender.offsets)))
-            if step:
-                self._pauses = sorted({*self._pauses, seq + step}, reverse=True)
-        if self._stop_wanted:
-            raise _Stopped
-        self._paused_ns += time.monotonic_ns() - since
-        if pace:
-            pace.shift(self._clock() - stopped_ns)
 
     def _digest(self) -> str:
         if not self._stream.faulty:
@@ -312,30 +279,18 @@ class Replay:
         return self.feed.digest_of(self._stream.delivered(), self._outlet.partition_by_id)
 
     async def _report(self, seconds: float) -> ReplayReport:
-        sent, sender = self._outlet.sent, self._outlet.sender
-        late = np.percentile(sent.lateness_ns, (50, 99, 100)) / _MS if sent.lateness_ns else np.zeros(3)
-        p50, p99, highest = late.round(3).tolist()
-        faults = [msgspec.to_builtins(done) for done in self._stream.faults_done()]
-        return ReplayReport(
+        digest = await asyncio.to_thread(self._digest) if self._with_digest and not self._stopped else None
+        return ReplayReport.of(
+            self._outlet.sent,
             run_id=self.run_id,
             prefix=self.settings.topics.prefix,
-            rows=sent.rows,
-            frames=sent.frames,
-            seconds=round(seconds, 6),
-            rows_per_s=round(sent.rows / seconds, 1),
-            lateness_p50_ms=p50,
-            lateness_p99_ms=p99,
-            lateness_max_ms=highest,
-            digest=await asyncio.to_thread(self._digest) if self._with_digest and not self._stopped else None,
-            offsets=dict(sorted(sender.offsets.items())),
+            seconds=seconds,
+            digest=digest,
+            offsets=self._outlet.sender.offsets,
             lateness_bound_ms=self._bound_ms,
-            valid=p99 <= self._bound_ms,
             state="stopped" if self._stopped else "done",
             rounds=self._rounds_done,
-            rows_lost=sent.rows_lost,
-            rows_repeated=sent.rows_repeated,
-            gaps=sent.gaps,
-            faults=faults,
+            faults=self._stream.faults_done(),
         )
 
 

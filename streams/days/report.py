@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import msgspec
+import numpy as np
 
 LATENESS_BOUND_MS = 20.0  # a few windows of `publisher.frame_ms`, and the turns of a busy loop
 
@@ -14,6 +19,35 @@ class Pause:
 
     seq: int
     offsets: dict[int, int]
+
+
+@dataclass
+class Sent:
+    """What left; the control rows that begin and end a run are not counted, nor their frames.
+
+    Attributes:
+        rows: of the market, each once.
+        frames: with those of repetitions and of control rows about faults.
+        rows_lost, rows_repeated: by faults.
+        gaps: how often a consumer of the frames finds that something before is missing.
+        lateness_ns: by frame, from when its last row was due to when it was handed to Kafka.
+    """
+
+    rows: int = 0
+    frames: int = 0
+    rows_lost: int = 0
+    rows_repeated: int = 0
+    gaps: int = 0
+    lateness_ns: array[int] = field(default_factory=lambda: array("q"))
+
+
+class FaultDone(msgspec.Struct, frozen=True):
+    """What fault `number` (from 1) of the plan did."""
+
+    number: int
+    fault: str
+    events: int
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -56,3 +90,29 @@ class ReplayReport:
     rows_repeated: int = 0
     gaps: int = 0
     faults: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, sent: Sent, *, seconds: float, offsets: Mapping[int, int], lateness_bound_ms: float,
+        faults: Sequence[FaultDone], **told: Any,
+    ) -> ReplayReport:  # fmt: skip
+        """From what left; `told` are the other fields."""
+        late = np.percentile(sent.lateness_ns, (50, 99, 100)) / 1e6 if sent.lateness_ns else np.zeros(3)
+        p50, p99, highest = late.round(3).tolist()
+        return cls(
+            rows=sent.rows,
+            frames=sent.frames,
+            seconds=round(seconds, 6),
+            rows_per_s=round(sent.rows / seconds, 1),
+            lateness_p50_ms=p50,
+            lateness_p99_ms=p99,
+            lateness_max_ms=highest,
+            offsets=dict(sorted(offsets.items())),
+            lateness_bound_ms=lateness_bound_ms,
+            valid=p99 <= lateness_bound_ms,
+            rows_lost=sent.rows_lost,
+            rows_repeated=sent.rows_repeated,
+            gaps=sent.gaps,
+            faults=[msgspec.to_builtins(done) for done in faults],
+            **told,
+        )

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from aiokafka import TopicPartition
 
 from models.days.plan import FaultPlan
-from models.errors import CorruptFrame, RunConflict
-from models.market.frame import decode_header
+from models.errors import RunConflict
 from streams.days.day import Day
 from streams.days.feed import Selection
-from streams.kafka.clients import start_consumer, stop_client
-from streams.settings import Settings
-from streams.topics import FRAMES
-
-_POLL_MS = 200
+from streams.days.report import FaultDone, ReplayReport
 
 
 class RunDay(msgspec.Struct, frozen=True):
@@ -29,15 +24,6 @@ class RunDay(msgspec.Struct, frozen=True):
     path: str
     name: str
     sha256: str
-
-
-class FaultDone(msgspec.Struct, frozen=True):
-    """What fault `number` (from 1) of the plan did."""
-
-    number: int
-    fault: str
-    events: int
-    rows: int
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +53,23 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     report: dict[str, Any] | None = None
     tool: str = msgspec.field(default_factory=lambda: f"marketprism {version('marketprism')}")
 
+    @classmethod
+    def of(cls, days: Sequence[Day], selection: Selection, **options: Any) -> RunRecord:
+        """Of a run that begins; `options` are the other fields."""
+        return cls(
+            days=tuple(RunDay(str(day.path.resolve()), day.name, day.manifest.sha256) for day in days),
+            start_ns=selection.start_ns,
+            stop_ns=selection.stop_ns,
+            instruments=selection.instruments,
+            venues=selection.venues,
+            **options,
+        )
+
+    def ended(self, report: ReplayReport) -> RunRecord:
+        """With what came of it."""
+        done = tuple(msgspec.convert(report.faults, list[FaultDone]))
+        return msgspec.structs.replace(self, state=report.state, faults=done, report=asdict(report))
+
     @property
     def selection(self) -> Selection:
         return Selection(self.start_ns, self.stop_ns, self.instruments, self.venues)
@@ -90,47 +93,9 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         os.rename(temporary, path)
 
 
-def run_days_of(days: Sequence[Day]) -> tuple[RunDay, ...]:
-    return tuple(RunDay(str(day.path.resolve()), day.name, day.manifest.sha256) for day in days)
-
-
 def read_run(path: Path) -> RunRecord:
     """Raises: RunConflict when there is no record of a run."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=RunRecord)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise RunConflict(f"{path}: no record of a run ({exc}); runs are kept in <services.state_dir>/runs") from exc
-
-
-async def held_positions(settings: Settings, source: int, starts: dict[int, int] | None) -> dict[int, int]:
-    """How far a source's rows are in the log: partition -> its last position there, partitions without any left out.
-
-    Args:
-        source: its hash.
-        starts: partition -> offset from which on to look; None = only this source writes to the topic, so its last
-            record tells.
-
-    Raises:
-        ServiceUnavailable: no broker, or no topic.
-    """
-    topic, numbers = settings.topics.prefix + FRAMES, range(settings.kafka.partitions)
-    consumer = await start_consumer(settings.kafka, topic, numbers)
-    found: dict[int, int] = {}
-    try:
-        parts = [TopicPartition(topic, number) for number in numbers]
-        ends, begins = await consumer.end_offsets(parts), await consumer.beginning_offsets(parts)
-        for tp in parts:
-            at = ends[tp] - 1 if starts is None else starts[tp.partition]
-            consumer.seek(tp, max(at, begins[tp]))
-        while waiting := [tp for tp in parts if await consumer.position(tp) < ends[tp]]:
-            for tp, records in (await consumer.getmany(*waiting, timeout_ms=_POLL_MS)).items():
-                for record in records:
-                    try:
-                        header = decode_header(record.value or b"")
-                    except CorruptFrame:
-                        continue
-                    if header.source == source:
-                        found[tp.partition] = max(found.get(tp.partition, 0), header.last_position)
-    finally:
-        await stop_client(consumer)
-    return found

@@ -11,24 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.market.instruments import DEFAULT_EXPONENT, SMALL_PRICE_SIZE_EXPONENT, Instrument
 from models.market.tick import TICK, Action, Flag, Kind, Side
-from streams.days.day import Day, DayWriter
+from streams.days.day import Day
 from streams.days.manifest import Origin
+from streams.days.sample_times import sample_times
+from streams.days.writer import DayWriter
 
 START_NS = 1_760_000_000 * 10**9
 LENGTH_S = 900
-_RATE = 17.0  # mean events a second over all instruments
 _DEPTH = 10  # levels a side
 _S = 10**9
 
-# Hawkes process as a sum of exponentials: (children of an event, their mean delay in s); fitted to all messages of a
-# day of AMZN (LOBSTER sample), whose 100-ms bursts are ten times those of a Poisson process
-_KERNEL = ((0.13, 1.03), (0.23, 0.015), (0.51, 0.00043))
 _SHOCK_EVENTS, _SHOCK_S = 250, 0.06
-_ZIPF = 0.7  # popularity of instruments
 
 # venue, market type, symbol, price, tick, usual trade size
 _MARKETS = (
@@ -251,7 +247,7 @@ _Act = Callable[[_Market, int, _Rows, np.random.Generator], None]
 
 def _schedule(markets: list[_Market], rng: np.random.Generator) -> list[tuple[int, _Act, _Market]]:
     """What happens when, unordered: messages in clusters, a shock on all markets, liquidations after it, polls."""
-    times, ids = _arrivals(len(markets), rng)
+    times, ids = sample_times(len(markets), LENGTH_S, rng)
     shock_s = LENGTH_S * 0.6
     shock = shock_s + np.sort(rng.random(_SHOCK_EVENTS)) * _SHOCK_S
     times = np.concatenate([times, shock])
@@ -277,26 +273,3 @@ def _schedule(markets: list[_Market], rng: np.random.Generator) -> list[tuple[in
         at = begin + int((shock_s + _SHOCK_S + rng.exponential(0.5)) * 1e9)
         plan.append((at, _liquidation, perpetuals[int(rng.integers(0, len(perpetuals)))]))
     return plan
-
-
-def _arrivals(n_markets: int, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Seconds and markets of a Hawkes process, drawn generation by generation; children mostly stay on their market."""
-    popularity = 1 / np.arange(1, n_markets + 1) ** _ZIPF
-    popularity /= popularity.sum()
-    n = int(rng.poisson(_RATE * LENGTH_S * (1 - sum(weight for weight, _ in _KERNEL))))
-    times, ids = rng.random(n) * LENGTH_S, rng.choice(n_markets, n, p=popularity)
-    all_times, all_ids = [times], [ids]
-    while len(times):
-        born, where = [], []
-        for weight, delay in _KERNEL:
-            children = rng.poisson(weight, len(times))
-            born.append(np.repeat(times, children) + rng.exponential(delay, int(children.sum())))
-            where.append(np.repeat(ids, children))
-        times, ids = np.concatenate(born), np.concatenate(where)
-        strays = rng.random(len(ids)) < 0.2
-        ids[strays] = rng.choice(n_markets, int(strays.sum()), p=popularity)
-        inside = times < LENGTH_S
-        times, ids = times[inside], ids[inside]
-        all_times.append(times)
-        all_ids.append(ids)
-    return np.concatenate(all_times), np.concatenate(all_ids)

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from models.days.faults import Arrivals, Fate, FaultStream, clean
+from models.days.faults import FaultStream
 from models.days.plan import FaultCode, FaultPlan
+from models.days.received import Arrivals, Fate, clean
 from models.market.tick import Flag, Kind, TickArray
 from streams.days.day import BATCH
 from streams.days.feed import DayFeed
-from streams.days.run_record import FaultDone
+from streams.days.report import FaultDone
 
 _ABOUT_ROWS = int(FaultCode.REORDER)  # control rows of faults up to this code name positions
 
@@ -31,20 +32,32 @@ class RunStream:
     def faulty(self) -> bool:
         return self._plan is not None
 
-    def rows(self, size: int) -> Iterator[Arrivals]:
-        """Batches of about `size` rows, `seq` dense from 1. Raises: CorruptDay."""
+    @property
+    def length(self) -> int | None:
+        """Rows of a reading; None where only reading tells."""
+        return None if self.faulty else self._feed.rows
+
+    def rows(self, size: int, *, after: int = 0) -> Iterator[Arrivals]:
+        """Batches of about `size` rows, `seq` dense from 1.
+
+        Args:
+            after: as of `DayFeed.batches`; with faults everything comes, because they hang on what was before.
+
+        Raises:
+            CorruptDay: a day cannot be read.
+        """
         self._faults = faults = self._begun()
         if faults is None:
-            yield from map(clean, self._feed.batches(size))
+            yield from map(clean, self._feed.batches(size, after=after))
             return
         batches = map(faults.apply, self._feed.batches(size))
         yield from (rows for rows in batches if len(rows.ticks))
         if len((rest := faults.finish()).ticks):
             yield rest
 
-    def positioned(self, size: int, base: int) -> Iterator[Arrivals]:
-        """Batches of about `size` rows; `seq` is the position, the first `base` + 2. Raises: CorruptDay."""
-        for rows in self.rows(size):
+    def positioned(self, size: int, base: int, *, after: int = 0) -> Iterator[Arrivals]:
+        """As `rows`; `seq` is the position, that of the stream's first row `base` + 2. Raises: CorruptDay."""
+        for rows in self.rows(size, after=after):
             ticks = rows.ticks
             ticks["seq"] += np.uint64(base + 1)
             if self.faulty:

@@ -20,8 +20,8 @@ import pytest
 from click.testing import CliRunner
 
 from agents.cli.main import cli
-from models.days.plan import FaultPlan
-from models.market.tick import TickArray
+from models.days.plan import FaultCode, FaultPlan
+from models.market.tick import TICK, TickArray
 from streams.days.day import Day
 from streams.days.feed import DayFeed
 from streams.days.manifest import Recording
@@ -32,7 +32,7 @@ from streams.kafka.clients import start_producer, stop_client
 from streams.settings import Settings, environment_of
 from streams.topics import FRAMES
 from tests.conftest import WaitUntil
-from tests.runs import all_rows, frames_of
+from tests.runs import all_rows, controls_in, frames_of
 from tests.workers import GOLDEN, sample_day
 
 pytestmark = pytest.mark.integration
@@ -196,6 +196,37 @@ async def test_what_faults_lost_or_repeated_is_counted_and_not_recorded_twice(
     assert held.gaps == report.gaps
     assert DayFeed([day]).digest() == report.digest
     assert len(all_rows(await frames_of(replay.settings), sample_day().instruments)) == day.rows + held.rows_repeated
+
+
+async def test_a_recorded_run_keeps_what_control_rows_told_of_its_faults(settings: Settings, tmp_path: Path) -> None:
+    faults = [
+        {"fault": "drop", "share": 0.002},
+        {"fault": "duplicate", "share": 0.003},
+        {"fault": "reorder", "share": 0.003, "within_ms": 50},
+        {"fault": "clock_skew", "clock": "receiver", "skew_ms": -5, "venues": ["okx"], "from_s": 100, "to_s": 200},
+    ]
+    replay = Replay([sample_day()], settings, faults=msgspec.convert({"seed": 5, "faults": faults}, FaultPlan))
+    await replay.run()
+    (day,) = (await recorded(replay.settings, tmp_path / "day")).report.days
+    assert verify_day(day.path).problems == []
+    found = np.concatenate(list(day.controls()))
+    frames = await frames_of(replay.settings)
+    sent = np.concatenate([controls_in(part) for part in frames])
+    sent = sent[np.argsort(sent["seq"], kind="stable")]
+    fields = [name for name in TICK.names or () if name != "seq"]
+    assert np.array_equal(found[fields], sent[fields])
+    log = all_rows(frames, sample_day().instruments)
+    positions, first_of = np.unique(log["seq"], return_index=True)
+    assert np.array_equal(found["seq"], np.searchsorted(positions, sent["seq"]))
+    # a repeated or reordered event is its instrument's next one behind the control row
+    rows, hashes = rows_of(day), np.array([i.hash for i in day.instruments], np.uint64).view(np.int64)
+    for note in found[np.isin(found["side"], (FaultCode.DUPLICATE, FaultCode.REORDER)) & (found["action"] == 1)]:
+        (instrument,) = np.flatnonzero(hashes == note["ref_id"])
+        first = note["seq"] + np.argmax(rows["instrument_id"][int(note["seq"]) :] == instrument)
+        assert positions[int(first)] == note["price"]
+    # and their own times moved nobody's: the receiver's clock steps back once, at the window's begin
+    assert np.array_equal(rows["ts_recv"], np.maximum.accumulate(log["ts_recv"][first_of]))
+    assert list(sample_day().controls()) == []
 
 
 async def test_a_record_that_is_no_frame_is_passed_over_once(settings: Settings, tmp_path: Path) -> None:

@@ -6,31 +6,37 @@ import asyncio
 import json
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from agents.cli.main import cli
+from models.days.plan import FaultPlan
 from models.errors import NothingSelected, RunConflict
 from models.market.fold import OfflineFold
 from models.market.instruments import instrument_hash
 from models.market.tick import Action, Flag, Kind, TickArray
 from streams.clock import SettableClock
-from streams.days.day import Day, DayWriter
+from streams.days.day import Day
 from streams.days.feed import DayFeed, Selection
 from streams.days.manifest import Origin
 from streams.days.progress import Progress
 from streams.days.replay import Pause, Replay, replay_day
 from streams.days.run_record import read_run
+from streams.days.writer import DayWriter
 from streams.kafka.admin import describe_topics, ensure_topics
+from streams.kafka.clients import start_producer, stop_client
 from streams.kafka.offsets import last_offsets
 from streams.settings import Settings, environment_of
 from streams.topics import FRAMES
 from tests.conftest import WaitUntil
 from tests.runs import all_rows, controls_in, folded, frames_of, is_chained
+from tests.topics import records
 from tests.workers import GOLDEN, REPLAY_DATA, sample_day
 
 pytestmark = pytest.mark.integration
@@ -312,3 +318,76 @@ def test_senseless_options_are_wrong_use(arguments: list[str], named: str) -> No
 def test_a_run_that_goes_on_keeps_its_options() -> None:
     outcome = CliRunner().invoke(cli, ["replay", "--resume", "x", "--from", "14:30", "--live"])
     assert outcome.exit_code == 2 and "--live, --from" in outcome.stderr
+
+
+async def test_a_run_that_goes_on_reads_no_rows_that_the_log_has(
+    settings: Settings, day: Day, rows: TickArray, tmp_path: Path
+) -> None:
+    rounds, newest = [0], [0]
+
+    def stop_in_the_second(progress: Progress) -> None:
+        rounds[0] += progress.sent < newest[0]
+        newest[0] = progress.sent
+        if rounds[0] == 1 and progress.sent > 35_000:
+            first.stop()
+
+    options = {"run_id": "far", "record": tmp_path / "run.json", "rounds": 2, "with_digest": False}
+    first = Replay([day], settings, speed=1000, progress=stop_in_the_second, **options)  # type: ignore[arg-type]
+    stopped = await first.run()
+    assert (stopped.state, stopped.rounds) == ("stopped", 1)
+    record, path = read_run(tmp_path / "run.json"), day.path / "ticks.parquet"
+    data = path.read_bytes()
+    path.write_bytes(data[:4] + bytes(len(data) // 2) + data[len(data) // 2 + 4 :])
+    try:
+        second = Replay(record.open_days(), settings, resume=record, **options)  # type: ignore[arg-type]
+        report = await second.run()
+    finally:
+        path.write_bytes(data)
+    assert (report.state, report.rounds) == ("done", 2)
+    assert stopped.rows + report.rows == 2 * day.rows
+    frames = await frames_of(second.settings)
+    found = all_rows(frames, day.instruments)
+    assert np.array_equal(found["ts_event"], np.concatenate([rows, rows])["ts_event"])
+    assert all(is_chained(part) for part in frames)
+    # and once more, when only the end of the run is missing
+    third = Replay(record.open_days(), settings, resume=record, **options)  # type: ignore[arg-type]
+    assert (await third.run()).rows == 0 and len(all_rows(await frames_of(third.settings), day.instruments)) == len(
+        found
+    )
+
+
+async def test_a_repetition_that_a_crash_cut_comes_when_the_run_goes_on(
+    make_settings: Callable[[Path], Settings], tmp_path: Path
+) -> None:
+    plan = msgspec.convert({"seed": 5, "faults": [{"fault": "duplicate", "share": 0.01}]}, FaultPlan)
+    whole, cut = make_settings(tmp_path / "whole"), make_settings(tmp_path / "cut")
+    day = sample_day()
+    options = {"run_id": "twice", "faults": plan, "rate": 200_000, "lateness_bound_ms": 1e6, "with_digest": False}
+    replay = Replay([day], whole, record=tmp_path / "run.json", **options)  # type: ignore[arg-type]
+    report = await replay.run()
+    assert report.rows_repeated > 100
+    wanted = await frames_of(replay.settings)
+    # a log that ends behind a frame whose repetition is missing, in each partition
+    again = Replay([day], cut, resume=read_run(tmp_path / "run.json"), **options)  # type: ignore[arg-type]
+    await ensure_topics(again.settings)
+    producer = await start_producer(cut.kafka)
+    n_kept = {}
+    try:
+        for record in await records(replay.settings, FRAMES, cut.kafka.partitions):
+            of = wanted[record.partition]
+            repeats = [k for k, f in enumerate(of) if f.header.first_position <= of[max(k - 1, 0)].header.last_position]
+            n_kept[record.partition] = repeats[1 + len(repeats) // 2]
+            if record.offset < n_kept[record.partition]:
+                topic = again.settings.topics.prefix + FRAMES
+                await producer.send_and_wait(topic, record.value, partition=record.partition)
+    finally:
+        await stop_client(producer)
+    rest = await again.run()
+    kept = sum(len(f.ticks) for p, n in n_kept.items() for f in wanted[p][n:])
+    assert (
+        rest.rows + rest.rows_repeated + sum(len(controls_in(part[n_kept[p] :])) for p, part in enumerate(wanted))
+        == kept
+    )
+    for old, new in zip(wanted, await frames_of(again.settings), strict=True):
+        before, after = (np.sort(np.concatenate([f.ticks["seq"] for f in part])) for part in (old, new))
+        assert np.array_equal(before, after)

@@ -20,7 +20,8 @@ from models.market.digest import digest
 from models.market.fold import OfflineFold
 from models.market.registry import InstrumentRegistry
 from models.market.tick import TICK, Action, Flag, Kind, Side, TickArray
-from streams.days.day import Day, DayWriter
+from streams.days import parquet
+from streams.days.day import Day
 from streams.days.importers.binance import import_binance
 from streams.days.importers.lean import import_lean
 from streams.days.importers.report import Terms
@@ -28,6 +29,7 @@ from streams.days.manifest import MANIFEST, TICKS, Manifest, Origin, file_entry
 from streams.days.merge import merge
 from streams.days.sample import make_sample
 from streams.days.verify import verify_day
+from streams.days.writer import DayWriter
 from streams.kafka.frames import FramePacker
 from tests.replay.conftest import Imported
 
@@ -213,6 +215,13 @@ def test_reading_stops_at_a_flipped_byte_even_without_verify(sample: Day) -> Non
     path.write_bytes(data)
     with pytest.raises(CorruptDay, match=r"ticks\.parquet: cannot be read"):
         rows_of(sample)
+
+
+def test_a_row_group_that_would_fill_the_memory_is_not_read(sample: Day, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 1 << 20)
+    with pytest.raises(CorruptDay, match=r"ticks\.parquet: a row group unpacks to 1[0-9]{6} bytes, and 1048576 are"):
+        list(sample.batches())
+    assert not verify_day(sample.path).ok
 
 
 def test_verify_finds_any_edited_value_of_the_manifest(sample: Day) -> None:

@@ -16,11 +16,12 @@ from models.days.recipe import Recipe
 from models.errors import CorruptDay, InvalidInstrument, NothingToMeasure
 from models.market.fold import OfflineFold
 from models.market.tick import Kind
-from streams.days.day import Day, DayWriter
+from streams.days.day import Day
 from streams.days.generate import LABELS, generate_day, read_labels, session_start_ns
 from streams.days.manifest import Origin
 from streams.days.shape import shape_of
 from streams.days.verify import verify_day
+from streams.days.writer import DayWriter
 
 JUNE, JANUARY = date(2025, 6, 2), date(2025, 1, 6)
 ARGUMENTS = ["--seed", "5", "--symbols", "3", "--events", "6000", "--duration", "1h"]

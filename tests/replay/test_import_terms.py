@@ -156,6 +156,7 @@ def test_an_import_above_its_share_of_rejects_makes_no_day_and_keeps_the_rejects
     outcome = CliRunner().invoke(cli, [*arguments, "--max-rejects", "0.01", "--json"])
     answer = json.loads(outcome.stdout.splitlines()[-1])
     assert (outcome.exit_code, answer["records"], answer["unreadable"]) == (0, 990, 10)
+    assert answer["records_per_cpu_s"] == pytest.approx(990 / answer["cpu_s"], rel=0.1)
     assert verify_day(tmp_path / "day").ok and len(rejects.read_text().splitlines()) == 10
 
 

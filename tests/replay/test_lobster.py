@@ -16,6 +16,7 @@ from models.market.book import BookPool
 from models.market.fold import OfflineFold
 from models.market.tick import Action, Flag, Kind, Side, TickArray
 from streams.days.day import Day
+from streams.days.feed import DayFeed, Selection
 from streams.days.importers.lobster import import_lobster
 from streams.days.importers.report import Terms
 from streams.days.verify import verify_day
@@ -105,6 +106,33 @@ def test_the_offline_fold_ends_in_the_last_row_of_the_orderbook_file(
     (final,) = fold.finals()
     shown = np.array(books[-1], np.int64).reshape(-1, 2, 2) * [CENT, SHARE]
     assert np.array_equal(np.stack([final.asks, final.bids], axis=1), shown)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("hours", [9.6, 12.3, 15.9])
+def test_a_part_of_the_day_opens_with_the_orders_that_rest(
+    amazon: tuple[Day, int, list[list[str]], list[list[str]]], hours: float
+) -> None:
+    day, _, messages, _ = amazon
+    resting: dict[int, list[int]] = {}
+    for time, type_, order, size, price, direction in messages:
+        if float(time) >= hours * 3600:
+            break
+        if type_ == "1":
+            resting[int(order)] = [int(size), int(price), int(direction)]
+        elif int(order) in resting and type_ in "234":
+            resting[int(order)][0] -= int(size)
+    wanted = [
+        (name, size * SHARE, price * CENT, Side.BID if direction == 1 else Side.ASK)
+        for name, (size, price, direction) in resting.items()
+        if size
+    ]
+    start = MIDNIGHT + int(hours * 3600) * 10**9
+    opening = next(DayFeed([day], Selection(start)).batches())
+    orders = opening[(opening["kind"] == Kind.ORDER) & (opening["flags"] & Flag.SNAPSHOT != 0)]
+    assert orders["action"].tolist() == [Action.CLEAR] + [Action.ADD] * len(wanted)
+    assert orders[["ref_id", "size", "price", "side"]].tolist()[1:] == wanted
+    assert set(orders["ts_recv"].tolist()) == {start}
 
 
 # -- files made here ---------------------------------------------------------------------------------------------------

@@ -19,8 +19,9 @@ from models.market.instruments import parse
 from models.market.tick import Action, Flag, Kind, Side, TickArray
 from streams.days.day import Day
 from streams.days.importers.report import ImportReport, Terms
-from streams.days.importers.table import import_csv, import_parquet
+from streams.days.importers.table_csv import import_csv
 from streams.days.importers.table_form import TableForm
+from streams.days.importers.table_parquet import import_parquet
 from streams.days.verify import verify_day
 
 BTC = parse("lab.spot.BTC-USD")

@@ -163,6 +163,21 @@ def test_book_snapshots_are_whole_books_of_the_levels_that_are_there(tmp_path: P
     ]
 
 
+def test_what_is_not_kept_of_a_ticker_need_not_fit(tmp_path: Path) -> None:
+    lines = [at(0) + f"{US + 9},0.0001,{0.1 / 3:.17f},,7.123456789012,8,9", at(1) + f",{0.1 / 3:.17f},,,7,8,9"]
+    rows, _, report = load(tmp_path, write(tmp_path, "derivative_ticker", TICKER, *lines), terms=HALF)
+    assert rows["price"].tolist() == [100_000, 9 * ONE, 8 * ONE]
+    assert report.n_unreadable == 1  # a rate that nine decimals do not hold is not rounded
+
+
+def test_an_empty_file_among_others_says_that_there_was_nothing(tmp_path: Path) -> None:
+    """Tardis delivers one where a day has no data."""
+    empty = tmp_path / "binance-futures_liquidations_2020-09-13_BTCUSDT.csv.gz"
+    empty.write_bytes(gzip.compress(b""))
+    rows, _, report = load(tmp_path, write(tmp_path, "trades", TRADES, at(0) + "1,buy,2,3"), empty)
+    assert (len(rows), report.n_unreadable) == (1, 0)
+
+
 def test_tickers_give_funding_where_there_is_a_rate_and_open_interest_where_it_is_told(tmp_path: Path) -> None:
     due = US + 3600 * 10**6
     lines = [at(0) + f"{due},-0.0001,,5000.5,100,101,102", at(1) + ",,,6000,100,101,102", at(2) + ",,,,100,,"]

@@ -12,10 +12,11 @@ import pytest
 from models.days.state import MarketState
 from models.market.tick import TICK, Flag, TickArray
 from streams.days.checkpoints import checkpoint_before, read_checkpoint
-from streams.days.day import Day, DayWriter
+from streams.days.day import Day
 from streams.days.feed import DayFeed, Selection
 from streams.days.manifest import CHECKPOINTS, MANIFEST, Origin
 from streams.days.verify import verify_day
+from streams.days.writer import DayWriter
 
 SAMPLE = Day.open(Path(__file__).parents[2] / "replay_data" / "sample-day")
 S = 10**9

@@ -15,10 +15,11 @@ from models.days.plan import FaultPlan
 from models.errors import NothingSelected
 from models.market.tick import Flag, Kind, TickArray
 from streams.clock import SettableClock
-from streams.days.day import Day, DayWriter
+from streams.days.day import Day
 from streams.days.feed import Selection
 from streams.days.frames import replay
 from streams.days.manifest import Origin
+from streams.days.writer import DayWriter
 
 ROOT = Path(__file__).parents[2]
 DAY = Day.open(ROOT / "replay_data" / "sample-day")

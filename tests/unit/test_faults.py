@@ -9,8 +9,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from models.days.faults import Arrivals, Fate, FaultStream
+from models.days.faults import FaultStream
 from models.days.plan import FaultCode, FaultPlan
+from models.days.received import Arrivals, Fate
 from models.errors import InvalidFaultPlan
 from models.market.fold import OfflineFold
 from models.market.tick import Action, Flag, Kind, TickArray

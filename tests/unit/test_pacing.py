@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.days.faults import clean
+from models.days.received import clean
 from models.errors import InstrumentConflict
 from models.market.instruments import Instrument
 from models.market.tick import TICK, Flag
-from streams.days.day import Day, DayWriter
+from streams.days.day import Day
 from streams.days.feed import DayFeed
 from streams.days.manifest import Origin
 from streams.days.pacing import RatePace, SpeedPace, groups
+from streams.days.writer import DayWriter
 
 
 def test_only_gaps_scale() -> None:

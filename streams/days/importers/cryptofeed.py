@@ -26,7 +26,7 @@ from streams.days.importers.feeds.frame import Feed, FrameRows, Unreadable, seco
 from streams.days.importers.feeds.kraken import Kraken
 from streams.days.importers.feeds.okx import Okx
 from streams.days.importers.report import ImportReport, Terms
-from streams.days.importers.source import write_day
+from streams.days.importers.source import import_named
 from streams.days.importers.symbols import Symbols, told
 from streams.days.importers.text import Block, TextFile
 from streams.days.importers.venues import by_exchange
@@ -56,7 +56,7 @@ class RecordingFile:
         self.exchange = path.name.partition(".")[0]
         if self.exchange not in FEEDS:
             raise UnreadableSource(f"{path.name} is not named <exchange>.ws... with one of {', '.join(sorted(FEEDS))}")
-        self.paths = (path,)
+        self.paths, self.date = (path,), self.exchange.lower()
         self._text, self._report = TextFile(path, report), report
         self._feed, self._frame = FEEDS[self.exchange](), FrameRows(symbols)
 
@@ -108,18 +108,14 @@ def import_cryptofeed(
         named: instruments of symbols that the exchange's grammar does not explain (dated contracts of BitMEX).
 
     Raises:
-        FileExistsError, TooManyRejects, UnreadableSource: see `write_day`.
+        FileExistsError, TooManyRejects, UnreadableSource: as `import_named`.
     """
-    report = ImportReport.beside(out, terms)
-    symbols = Symbols(by_exchange, named)
-    files = [RecordingFile(path, symbols, report) for path in sorted(sources, key=lambda path: path.name)]
-    day = write_day(
-        files,
+    return import_named(
+        "cryptofeed",
+        RecordingFile,
+        sources,
         out,
-        importer="cryptofeed",
-        dates=[file.exchange.lower() for file in files],
-        instruments=symbols.instruments,
-        report=report,
+        symbols=Symbols(by_exchange, named),
+        terms=terms,
         options=told(named or {}),
     )
-    return day, report

@@ -22,7 +22,7 @@ from models.market.tick import TICK, TickArray
 from streams.days.day import Day
 from streams.days.importers.dbn_rows import DbnRows
 from streams.days.importers.report import ImportReport, Terms
-from streams.days.importers.source import write_day
+from streams.days.importers.source import import_named
 from streams.days.importers.symbols import Symbols, told
 from streams.days.importers.text import DAMAGE, PackedFile
 
@@ -203,19 +203,16 @@ def import_dbn(
     """Make a day of DBN files. Instruments are `<venue>.<market type>.<symbol>-<quote>`.
 
     Raises:
-        FileExistsError, TooManyRejects, UnreadableSource: see `write_day`.
+        FileExistsError, TooManyRejects, UnreadableSource: as `import_named`.
     """
-    names, report = names or DbnNames(), ImportReport.beside(out, terms)
-    symbols = Symbols(_Rule(names))
-    files = [DbnFile(path, symbols, report) for path in sorted(sources, key=lambda path: path.name)]
+    names = names or DbnNames()
     options = {"market_type": names.market_type, "quote": names.quote}
-    day = write_day(
-        files,
+    return import_named(
+        "dbn",
+        DbnFile,
+        sources,
         out,
-        importer="dbn",
-        dates=[file.date for file in files],
-        instruments=symbols.instruments,
-        report=report,
+        symbols=Symbols(_Rule(names)),
+        terms=terms,
         options={name: value for name, value in options.items() if value} | told(names.named),
     )
-    return day, report

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from models.errors import UnreadableSource
 from models.market.instruments import Instrument
 from models.market.tick import TickArray
-from streams.days.day import Day, DayWriter
-from streams.days.importers.report import ImportReport
+from streams.days.day import Day
+from streams.days.importers.report import ImportReport, Terms
+from streams.days.importers.symbols import Symbols
 from streams.days.manifest import Origin, file_entry
 from streams.days.merge import merge
+from streams.days.writer import DayWriter
 
 MAX_SOURCES = 200  # each is an open file, and the rows of a block or of its largest event in memory
 _BLOCKS_BYTES = 8 << 20  # of all sources together; with its rows and copies a block takes ten times its bytes
 _BLOCK_BYTES = 1 << 20
+
+
+F = TypeVar("F", bound="NamedSource")
 
 
 class Source(Protocol):
@@ -30,6 +35,49 @@ class Source(Protocol):
     def paths(self) -> tuple[Path, ...]: ...
 
     def chunks(self, progress: Callable[[int], None], block_bytes: int) -> Iterator[TickArray]: ...
+
+
+class NamedSource(Source, Protocol):
+    """A source that finds its instruments by names; `date` (or what else tells it apart) is for the day's name."""
+
+    @property
+    def date(self) -> str: ...
+
+
+def import_named(
+    importer: str,
+    make: Callable[[Path, Symbols, ImportReport], F],
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    symbols: Symbols,
+    terms: Terms | None,
+    options: Mapping[str, str],
+    check: Callable[[Sequence[F]], None] = lambda files: None,
+) -> tuple[Day, ImportReport]:
+    """Make a day of files whose instruments are found while they are read; their order does not matter.
+
+    Args:
+        importer, options: for the manifest.
+        make: a file's rows.
+        check: looks at all files before any row is read; may raise UnreadableSource.
+
+    Raises:
+        FileExistsError, TooManyRejects, UnreadableSource: see `write_day`.
+    """
+    report = ImportReport.beside(out, terms)
+    files = [make(path, symbols, report) for path in sorted(sources, key=lambda path: path.name)]
+    check(files)
+    day = write_day(
+        files,
+        out,
+        importer=importer,
+        dates=[file.date for file in files],
+        instruments=symbols.instruments,
+        report=report,
+        options=options,
+    )
+    return day, report
 
 
 def write_day(

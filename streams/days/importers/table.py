@@ -1,19 +1,16 @@
-"""Plain CSV (with a header) and Parquet files of trades, quotes or level updates, with a map of their columns."""
+"""Plain tables of trades, quotes or level updates with a map of their columns: what CSV and Parquet files share."""
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from models.errors import InvalidInstrument, UnreadableSource
@@ -23,32 +20,29 @@ from streams.days.day import Day
 from streams.days.importers.columns import (
     DECIMAL,
     N_EVIDENCE,
-    Run,
     coded,
-    csv_columns,
     digits,
     encoded,
     evidence,
     integers,
     numbers,
-    read_block,
-    read_parts,
 )
 from streams.days.importers.events import LevelUpdates, quote_rows, rows_at, trade_rows
 from streams.days.importers.report import ImportReport, Terms
-from streams.days.importers.source import write_day
+from streams.days.importers.source import NamedSource, import_named
 from streams.days.importers.symbols import Symbols
-from streams.days.importers.table_form import KINDS, TIMES, TableForm
-from streams.days.importers.text import Block, TextFile
+from streams.days.importers.table_form import KINDS, TableForm
 from streams.days.importers.times import UNITS, Times
 
-_NUMBERS = frozenset({"price", "size", "bid_price", "bid_size", "ask_price", "ask_size"})
+NUMBERS = frozenset({"price", "size", "bid_price", "bid_size", "ask_price", "ask_size"})
 _BID, _ASK = int(Side.BID), int(Side.ASK)
 _SIDES = dict.fromkeys(("buy", "bid", "b"), _BID) | dict.fromkeys(("sell", "ask", "s", "a"), _ASK)
-_BATCH_ROWS = 65_536
 
 
-class _Parsed(NamedTuple):
+F = TypeVar("F", bound=NamedSource)
+
+
+class Parsed(NamedTuple):
     """Good rows: times and instrument, numbers and codes by field; and the rows without an instrument."""
 
     rows: TickArray
@@ -58,19 +52,19 @@ class _Parsed(NamedTuple):
 
 
 class TableFile:
-    """Rows of one file."""
+    """Rows of one file; how they are read is a subclass's."""
 
     def __init__(self, path: Path, form: TableForm, symbols: Symbols, report: ImportReport) -> None:
         self.paths = (path,)
         self._form, self._symbols, self._report = form, symbols, report
         self._name = path.name
+        self.date = re.sub(r"[^A-Za-z0-9_-]+", "-", path.name.partition(".")[0])
         self._times = Times(form.time_unit, form.tz)
         self._updates = LevelUpdates(need_snapshot=False)
         self._newest: dict[int, int] = {}  # seq by instrument
         self._fields: dict[str, str] = {}
-        self._types: dict[str, pa.DataType] = {}  # of a CSV's columns
 
-    def _parse(self, table: pa.Table) -> _Parsed:
+    def _parse(self, table: pa.Table) -> Parsed:
         """Raises: ArrowInvalid, ValueError with what is wrong in a row."""
         columns = {name: table.column(column) for name, column in self._fields.items()}
         event, recv = (
@@ -85,7 +79,7 @@ class TableFile:
         values = {}
         for name, column in columns.items():
             taken = column.take(pa.array(good)) if refused else column
-            if name in _NUMBERS:
+            if name in NUMBERS:
                 if taken.null_count:
                     raise ValueError(f"{self._fields[name]} is empty")
                 taken = taken.cast(DECIMAL)
@@ -103,7 +97,7 @@ class TableFile:
                     raise ValueError(f"{self._fields[name]} is empty")
                 whole = pa.table({name: taken.cast(pa.int64())})
                 values[name] = integers(whole, name, 0, 2**63 - 1)
-        return _Parsed(rows, values, refused, good)
+        return Parsed(rows, values, refused, good)
 
     def _ids(self, columns: Mapping[str, pa.ChunkedArray], n: int) -> tuple[NDArray[np.int32], dict[int, str]]:
         if self._form.instrument is not None:
@@ -124,12 +118,12 @@ class TableFile:
         columns: Mapping[str, pa.ChunkedArray], wanted: NDArray[np.bool_]
     ) -> tuple[list[Decimal], list[Decimal]] | tuple[()]:
         """Prices and sizes of the first of these rows."""
-        some = pa.table({name: columns[name] for name in columns.keys() & _NUMBERS})
+        some = pa.table({name: columns[name] for name in columns.keys() & NUMBERS})
         some = some.take(pa.array(np.flatnonzero(wanted)[:N_EVIDENCE]))
         prices = sorted(name for name in some.column_names if name.endswith("price"))
         return evidence(some, prices), evidence(some, [name for name in some.column_names if name not in prices])
 
-    def _rows(self, parsed: _Parsed, refuse: Callable[[int, str], None]) -> TickArray:
+    def _rows(self, parsed: Parsed, refuse: Callable[[int, str], None]) -> TickArray:
         """Rows of the wire; `refuse` takes a row's place in the part and the reason."""
         refused = dict(parsed.refused)
         rows, values = parsed.rows, parsed.numbers
@@ -160,135 +154,39 @@ class TableFile:
         return self._updates.rows(rows, values.get("is_snapshot", none).astype(bool))[0]
 
 
-class CsvFile(TableFile):
-    """A CSV with a header, plain or packed; fields may stand in quotation marks, but not go over lines."""
-
-    def chunks(self, progress: Callable[[int], None], block_bytes: int) -> Iterator[TickArray]:
-        for block in TextFile(self.paths[0], self._report).blocks(progress, block_bytes):
-            lines = block
-            if not self._fields:
-                header, newline, rest = block.text.removeprefix(b"\xef\xbb\xbf").partition(b"\n")
-                names = next(csv.reader([header.decode("utf-8", "backslashreplace").rstrip("\r")]), [])
-                self._fields = self._form.fields(names, self._name)
-                self._types = self._types_of(names)
-                if not newline:
-                    continue
-                lines = Block(block.line + 1, rest)
-            for run in read_block(lines, self._parse_text, self._report, self._name):
-                yield self._rows(run.parsed, partial(self._refuse_at, run))
-        yield self._updates.finish()
-
-    def _parse_text(self, text: bytes) -> _Parsed:
-        return self._parse(csv_columns(text, self._types, nullable=frozenset(self._types), quoted=True))
-
-    def _types_of(self, names: Sequence[str]) -> dict[str, pa.DataType]:
-        types = dict.fromkeys(names, pa.string())
-        for name, column in self._fields.items():
-            if name in _NUMBERS or (name in TIMES and self._form.time_unit is not None):
-                types[column] = DECIMAL
-            elif name == "seq":
-                types[column] = pa.int64()
-        for name in TIMES:
-            if name in self._fields:
-                self._times.check(types[self._fields[name]], self._fields[name])
-        return types
-
-    def _refuse_at(self, run: Run[bytes, _Parsed], at: int, reason: str) -> None:
-        self._report.refuse(self._name, run.first + at, reason, run.source.split(b"\n")[at])
-
-
-class ParquetTable(TableFile):
-    """A Parquet file, read in batches of its rows."""
-
-    def chunks(self, progress: Callable[[int], None], block_bytes: int) -> Iterator[TickArray]:
-        path, row = self.paths[0], 1
-        try:
-            with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as parquet:
-                self._fields = self._form.fields(parquet.schema_arrow.names, self._name)
-                self._check(parquet.schema_arrow)
-                n_rows, n_bytes = parquet.metadata.num_rows, path.stat().st_size
-                batches = parquet.iter_batches(batch_size=min(_BATCH_ROWS, block_bytes >> 5), columns=self._columns())
-                for batch in batches:
-                    part = pa.Table.from_batches([batch])
-                    yield from self._read(row, part)
-                    row += len(part)
-                    progress(n_bytes * (row - 1) // n_rows)
-        except (pa.ArrowException, OSError) as exc:
-            self._report.damaged(self._name, row, str(exc).splitlines()[0])
-        yield self._updates.finish()
-
-    def _columns(self) -> list[str]:
-        return sorted(set(self._fields.values()))
-
-    def _check(self, schema: pa.Schema) -> None:
-        for name, column in self._fields.items():
-            kind = schema.field(column).type
-            if name in TIMES:
-                self._times.check(kind, column)
-            elif name in _NUMBERS and pa.types.is_floating(kind):
-                raise UnreadableSource(
-                    f"{self._name}: column {column} is {kind}, and a float does not hold 0.1: cast it to "
-                    "decimal128(38, 9) or string where the exact value is known"
-                )
-
-    def _read(self, first: int, part: pa.Table) -> Iterator[TickArray]:
-        def halves(table: pa.Table) -> tuple[pa.Table, int, pa.Table] | None:
-            half = len(table) // 2
-            return (table.slice(0, half), half, table.slice(half)) if half else None
-
-        def refuse(row: int, reason: str, table: pa.Table) -> None:
-            self._report.refuse(self._name, row, reason, repr(table.to_pylist()[0]).encode())
-
-        def refuse_at(run: Run[pa.Table, _Parsed], at: int, reason: str) -> None:
-            refuse(run.first + at, reason, run.source.slice(at, 1))
-
-        for run in read_parts(first, part, parse=self._parse, halves=halves, refuse=refuse):
-            yield self._rows(run.parsed, partial(refuse_at, run))
-
-
 def _lower(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.utf8_lower(column.cast(pa.string())).fill_null("")
 
 
-def _import(
+def import_tables(
     importer: str,
-    make: type[CsvFile] | type[ParquetTable],
+    make: Callable[[Path, TableForm, Symbols, ImportReport], F],
     sources: Sequence[Path],
     out: Path,
     *,
     form: TableForm,
     terms: Terms | None,
+    check: Callable[[Sequence[F]], None] = lambda files: None,
 ) -> tuple[Day, ImportReport]:
-    if form.kind not in KINDS or form.time_unit not in (None, *UNITS):
-        raise UnreadableSource(f"a table is of kind {', '.join(KINDS)} and its times of unit {', '.join(UNITS)}")
-    report = ImportReport.beside(out, terms)
-    symbols = Symbols(parse if form.instrument is None else lambda name: form.instrument or parse(name), form.named)
-    files = [make(path, form, symbols, report) for path in sorted(sources, key=lambda path: path.name)]
-    day = write_day(
-        files,
-        out,
-        importer=importer,
-        dates=[re.sub(r"[^A-Za-z0-9_-]+", "-", path.name.partition(".")[0]) for path in sources],
-        instruments=symbols.instruments,
-        report=report,
-        options=form.options(),
-    )
-    return day, report
+    """Make a day of files of one form.
 
-
-def import_csv(
-    sources: Sequence[Path], out: Path, *, form: TableForm, terms: Terms | None = None
-) -> tuple[Day, ImportReport]:
-    """Make a day of CSV files of one form.
+    Args:
+        importer: for the manifest.
+        make: a file's rows.
+        check: looks at all files before they are read; may raise UnreadableSource.
 
     Raises:
         FileExistsError, TooManyRejects, UnreadableSource: see `write_day`.
     """
-    return _import("csv", CsvFile, sources, out, form=form, terms=terms)
-
-
-def import_parquet(
-    sources: Sequence[Path], out: Path, *, form: TableForm, terms: Terms | None = None
-) -> tuple[Day, ImportReport]:
-    """Make a day of Parquet files of one form. Raises: as `import_csv`."""
-    return _import("parquet", ParquetTable, sources, out, form=form, terms=terms)
+    if form.kind not in KINDS or form.time_unit not in (None, *UNITS):
+        raise UnreadableSource(f"a table is of kind {', '.join(KINDS)} and its times of unit {', '.join(UNITS)}")
+    return import_named(
+        importer,
+        lambda path, symbols, report: make(path, form, symbols, report),
+        sources,
+        out,
+        symbols=Symbols(parse if form.instrument is None else lambda name: form.instrument or parse(name), form.named),
+        terms=terms,
+        options=form.options(),
+        check=check,
+    )
