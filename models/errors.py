@@ -90,10 +90,19 @@ class TickRefused(MarketPrismError):
 
 
 class WriteRefused(TickRefused):
-    """A cache write breaks the bounds of the wire; its reason is `bad_write`."""
+    """A cache write breaks the bounds of the wire, or what its key holds does not let it be done."""
+
+    REASON = "bad_write"
 
     def __init__(self, detail: str) -> None:
-        super().__init__("bad_write", detail)
+        super().__init__(self.REASON, detail)
+
+
+class OutcomeUnknown(MarketPrismError):
+    """Nobody can say whether a conditional write or an increment was done: it is or may come in the log.
+
+    Not recoverable by the same call again: that might count twice. Read the key, then decide.
+    """
 
 
 class PublishFailed(Recoverable):

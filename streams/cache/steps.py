@@ -12,6 +12,7 @@ from models.cache.book_hash import pack_book
 from models.cache.entry import decode_entry
 from models.cache.invalidation import CHANGE, STAMP, KeyOp
 from models.cache.keys import Space, floors_key, parse_key, redis_key
+from models.cache.outcome import encode_outcome, outcome_key
 from models.cache.packed import PackedRows, pack_changes
 from models.cache.partition import FLUSH_ALL, EntryChange
 from models.market import facets
@@ -88,12 +89,16 @@ def market_rewrite(owned: OwnedPartition) -> tuple[Batch, set[bytes]]:
 
 def entry_step(owned: OwnedPartition, written: Sequence[EntryChange]) -> Step:
     """What the writes of one round did, in log order."""
-    updates = [_entry_update(owned, change) for change in written]
+    updates = [_entry_update(owned, change) for change in written if change.changes]
+    for version, *_, outcome in written:
+        if outcome is not None and outcome.until_ms is not None:
+            key = outcome_key(owned.prefix, owned.number, version)
+            updates.append((key, put_until(outcome.until_ms, encode_outcome(version, outcome))))
     batch = Batch(
         Space.GENERIC, owned.number, owned.token, owned.tier[Space.GENERIC], owned.entries.applied,
         owned.append_ns[Space.GENERIC], updates=updates,
     )  # fmt: skip
-    return Step(owned, Space.GENERIC, batch, keys=tuple(_named(change) for change in written))
+    return Step(owned, Space.GENERIC, batch, keys=tuple(_named(change) for change in written if change.changes))
 
 
 def entry_rewrite(owned: OwnedPartition, stored: Iterable[tuple[str, bytes]]) -> tuple[Batch, set[bytes]]:
