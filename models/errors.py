@@ -31,6 +31,10 @@ class InvalidKey(MarketPrismError):
     """Text is not a cache key: `namespace:subject[:id]`, or `md:<instrument>:<facet>`."""
 
 
+class UnkeyableArgument(MarketPrismError):
+    """A cached function was called with an argument of a type that has no key."""
+
+
 class InstrumentConflict(MarketPrismError):
     """An instrument is defined already with other exponents; they never change."""
 
@@ -107,6 +111,10 @@ class OutcomeUnknown(MarketPrismError):
 
 class PublishFailed(Recoverable):
     """Kafka did not acknowledge records within the deadline; they were not lost silently."""
+
+
+class BufferFull(Recoverable):
+    """A bounded buffer takes no more; nothing that it took was dropped."""
 
 
 class TooStale(Recoverable):

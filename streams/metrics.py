@@ -20,6 +20,7 @@ WITHOUT_EFFECT = Counter(
     "Cache writes that changed nothing: late fills, lost put_ifs, refused increments, repetitions.",
     ["op"],
 )
+LOADS = Counter("marketprism_loads", "Loads and what came of them, stale answers, waits given up.", ["outcome"])
 INVALIDATIONS = Counter("marketprism_cache_invalidations", "Instruments and keys announced.", ["space"])
 REWRITES = Counter("marketprism_redis_rewrites", "Partitions rewritten in Redis from their pages.", ["space"])
 REDIS_UP = Gauge("marketprism_redis_up", "1 while Redis holds what the pages hold.")

@@ -3,41 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from contextlib import AbstractContextManager, AsyncExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from models.cache.coherence import PartitionView
 from models.cache.keys import Location, Space
-from models.cache.outcome import Outcome, decode_outcome, outcome_key
+from models.cache.outcome import Outcome
 from models.cache.version import NOTHING
 from models.cache.write import CacheWrite, check, encode_value
-from models.errors import OutcomeUnknown, PublishFailed, ServiceUnavailable, WriteRefused
+from models.errors import OutcomeUnknown, PublishFailed, WriteRefused
 from streams.cache.memory import Memory
-from streams.cache.reads import RedisReads
+from streams.client.outcomes import Outcomes
 from streams.client.upkeep import Upkeep
 from streams.client.writer import Written
 from streams.settings import Settings
 
-_FIRST_WAIT_S = 0.002
-_LONGEST_WAIT_S = 0.05
 _AT_ONCE = 1_000  # puts under way of one `put_many`
 
 
 class DependentWrites:
     """Mixed into `MarketCache`, whose parts it works on."""
 
+    _outcomes: Outcomes | None = None
+
     if TYPE_CHECKING:
         _settings: Settings
         _locate: Any
         _views: dict[tuple[Space, int], PartitionView]
         _memory: Memory
-        _reads: RedisReads
         _upkeep: Upkeep
-        _max_wait_s: float
+        _stack: AsyncExitStack
 
         async def _write(self, write: CacheWrite) -> list[Written]: ...
 
@@ -66,7 +65,7 @@ class DependentWrites:
             PublishFailed: some were not acknowledged, the message names them; all others are written.
         """
         shared = tuple(tags)
-        writes = [_checked(CacheWrite("put", key, _encoded(key, v), ttl_ms, shared)) for key, v in values.items()]
+        writes = [_checked(CacheWrite("put", key, self.encoded(key, v), ttl_ms, shared)) for key, v in values.items()]
         done: dict[str, int] = {}
         failed: dict[str, BaseException] = {}
         left = iter(writes)
@@ -119,7 +118,7 @@ class DependentWrites:
             OutcomeUnknown: whether it was, or will be, written is not known; read the key.
         """
         base = NOTHING if version is None else version
-        write = CacheWrite("put_if", key, _encoded(key, value), ttl_ms, tuple(tags), base=base, reply=True)
+        write = CacheWrite("put_if", key, self.encoded(key, value), ttl_ms, tuple(tags), base=base, reply=True)
         written, outcome = await self._asked(write)
         if outcome.value is True:
             self._own_put(write, written)
@@ -140,10 +139,27 @@ class DependentWrites:
 
         Raises: as `put`.
         """
-        write = CacheWrite("fill", key, _encoded(key, value), ttl_ms, tuple(tags), base=base)
-        (written,) = await self._write(write)
-        self.expect(key, written.version)
+        return await self.send(CacheWrite("fill", key, self.encoded(key, value), ttl_ms, tuple(tags), base=base))
+
+    async def send(self, write: CacheWrite) -> int:
+        """A put, delete or fill whose value is in bytes already. Returns the write's version; raises as `put`."""
+        (written,) = await self._write(_checked(write))
+        if write.op == "fill":
+            self.expect(write.key, written.version)
+        else:
+            self._own_put(write, written)
         return written.version
+
+    def encoded(self, key: str, value: Any) -> bytes:
+        """The bytes that a value has in the cache. Raises: WriteRefused, naming the key."""
+        try:
+            return encode_value(value)
+        except WriteRefused as exc:
+            raise WriteRefused(f"key {key!r}: {exc.detail}") from exc
+
+    def decoded(self, packed: bytes) -> Any:
+        """Inverse of `encoded`: a copy that is the caller's own."""
+        return msgspec.msgpack.decode(packed)
 
     async def known(self, key: str) -> int:
         """Up to which version this reader knows all writes that touch the key: the base of a fill.
@@ -155,7 +171,7 @@ class DependentWrites:
         view = self._views[Space.GENERIC, at.partition]
         if view.synced:
             return max(view.position, self.floor(key))
-        mark, _ = await self._reads.read(at)
+        mark = await (await self._opened()).mark(at)
         return max(mark.version, self.floor(key))
 
     def floor(self, key: str) -> int:
@@ -167,13 +183,17 @@ class DependentWrites:
         """From now on answer only as of this version or later: somebody wrote the key then."""
         at = self._locate(key)
         self._views[at.key.space, at.partition].floors.note(at.subject, version)
-        held = self._memory.get(key)
-        if held is not None and held.as_of < version:
-            self._memory.drop(key)
+        self._memory.drop(key)
 
     def changes(self, key: str) -> AbstractContextManager[asyncio.Event]:
         """An event that is set whenever the key may have changed; only of a cache that follows."""
         return self._upkeep.watch(self._locate(key))
+
+    async def _opened(self) -> Outcomes:
+        if self._outcomes is None:
+            self._outcomes = outcomes = Outcomes(self._settings)
+            await self._stack.enter_async_context(outcomes)
+        return self._outcomes
 
     def _own_put(self, write: CacheWrite, written: Written) -> None:
         expires_at_ms = None if write.ttl_ms is None else written.time_ms + write.ttl_ms
@@ -187,43 +207,10 @@ class DependentWrites:
             (written,) = await self._write(write)
         except PublishFailed as exc:
             raise OutcomeUnknown(f"{write.op} of {write.key}: {exc}") from exc
-        outcome = await self._outcome(self._locate(write.key), write, written.version)
+        outcome = await (await self._opened()).wait(self._locate(write.key), write, written.version)
         if outcome.refusal:
             raise WriteRefused(outcome.refusal)
         return written, outcome
-
-    async def _outcome(self, at: Location, write: CacheWrite, version: int) -> Outcome:
-        key = outcome_key(self._settings.topics.prefix, at.partition, version)
-        place = replace(at, redis_key=key)
-        end, wait_s = time.monotonic() + self._max_wait_s, _FIRST_WAIT_S
-        while True:
-            try:
-                mark, data = await self._reads.read(place)
-            except ServiceUnavailable as exc:
-                raise OutcomeUnknown(f"{write.op} of {write.key} is in the log at version {version}: {exc}") from exc
-            if data is not None and (outcome := decode_outcome(data)) is not None:
-                return outcome
-            if mark.version >= version:
-                raise OutcomeUnknown(
-                    f"{write.op} of {write.key}: the write at version {version} was dealt with, but Redis has lost "
-                    "what became of it; read the key"
-                )
-            left_s = end - time.monotonic()
-            if left_s <= 0:
-                raise OutcomeUnknown(
-                    f"{write.op} of {write.key} is in the log at version {version}, and no worker came to it within "
-                    f"{self._max_wait_s} s; it will be dealt with. Is a worker running?"
-                )
-            await asyncio.sleep(min(wait_s, left_s))
-            wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
-
-
-def _encoded(key: str, value: Any) -> bytes:
-    """Raises: WriteRefused, naming the key."""
-    try:
-        return encode_value(value)
-    except WriteRefused as exc:
-        raise WriteRefused(f"key {key!r}: {exc.detail}") from exc
 
 
 def _checked(write: CacheWrite) -> CacheWrite:
