@@ -27,6 +27,7 @@ from streams.cache.connect import connect_redis
 from streams.cache.flight import Flight, Flights
 from streams.cache.lock import Busy, Filled, Lease, LoadLocks
 from streams.client.failures import Failures
+from streams.client.presence import Presence
 from streams.client.reader import Entry, MarketCache
 from streams.clock import Clock, now_ns
 from streams.log import event
@@ -65,6 +66,7 @@ class ReadThrough:
     Args:
         cache: an open one. Only one that follows is woken by fills of others; another one polls.
         settings: those of the cache.
+        presence: of the keys that `get_or_load` is told must exist.
         lease_s: how long a process that died in a load keeps the others waiting.
         clock: UTC ns.
         draw: random numbers of (0, 1].
@@ -75,11 +77,13 @@ class ReadThrough:
         cache: MarketCache,
         settings: Settings,
         *,
+        presence: Presence | None = None,
         lease_s: float = 10.0,
         clock: Clock = now_ns,
         draw: Callable[[], float] = lambda: 1.0 - random.random(),
     ) -> None:
         self._cache = cache
+        self._presence = presence
         self._clock = clock
         self._draw = draw
         self._redis = connect_redis(settings.redis)
@@ -105,13 +109,15 @@ class ReadThrough:
         """Cancels loads that are under way."""
         await self._stack.aclose()
 
-    async def get_or_load(self, key: str, loader: Loader, policy: LoadPolicy) -> Loaded:
+    async def get_or_load(self, key: str, loader: Loader, policy: LoadPolicy, *, exists: str | None = None) -> Loaded:
         """What the cache has, or else what the loader returns, which then is in the cache for everybody.
 
         Args:
             key: a generic one.
             loader: without arguments, async or not; one that is not runs in a thread. None says: there is nothing.
             policy: the same for all who load this key.
+            exists: another key, without which there is nothing to load. Where presence knows that it is absent, the
+                answer is None at once: neither a tier nor the loader is asked.
 
         Raises:
             InvalidKey: see `models.cache.keys.parse_key`.
@@ -120,6 +126,9 @@ class ReadThrough:
             ServiceUnavailable: it is closed.
             Exception: whatever the loader raised, to all who waited for it, if there is nothing stale to serve.
         """
+        if exists is not None and self._presence is not None and self._presence.is_absent(exists):
+            metrics.LOADS.labels("spared").inc()
+            return Loaded(key, None)
         entry, freshness = await self._look(key, policy)
         if entry is not None and freshness is not Freshness.STALE:
             if freshness is Freshness.EARLY:

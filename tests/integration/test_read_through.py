@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
+import textwrap
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
@@ -17,19 +19,22 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from models.cache.keys import parse_key
+from models.cache.invalidation import Invalidation, RecordType
+from models.cache.invalidation import Source as Topic
+from models.cache.keys import Space, parse_key
 from models.cache.loading import LoadPolicy
 from models.errors import BufferFull, DeadlineExceeded, ServiceUnavailable, UnkeyableArgument, WriteRefused
 from streams.cache.connect import connect_redis
 from streams.cache.lock import Busy, Filled, Lease, LoadLocks
 from streams.client.cached import cached
+from streams.client.presence import Presence
 from streams.client.read_through import Loaded, ReadThrough
 from streams.client.reader import MarketCache
 from streams.client.write_behind import WriteBehind
 from streams.services.ports import free_ports
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings, environment_of
-from tests.conftest import WaitUntil
+from tests.conftest import ROOT, WaitUntil
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -381,6 +386,67 @@ async def test_functions_methods_and_plain_functions_are_called_once_for_the_sam
     assert joined.__name__ == "joined"
 
 
+# -- what is certainly not there ---------------------------------------------------------------------------------------
+
+STRANGERS = [f"user:never{i}" for i in range(200)]
+
+
+def n_denied(presence: Presence) -> int:
+    return sum(map(presence.is_absent, STRANGERS))
+
+
+async def test_presence_denies_only_what_is_not_there(
+    settings: Settings, cache: MarketCache, loads: ReadThrough, wait_until: WaitUntil
+) -> None:
+    users = [f"user:{i}" for i in range(60)]
+    await cache.put_many(dict.fromkeys(users, "here"))
+    presence = Presence(settings, {"user": 10})  # far too small: it has to grow
+    assert n_denied(presence) == 0, "it serves no cache yet"
+    async with MarketCache(settings, heard=presence.hear) as own, presence.serving(own):
+        await wait_until(lambda: presence.is_ready and n_denied(presence) > 190, DEADLINE_S, "a larger filter")
+        assert not any(map(presence.is_absent, users))
+        assert not presence.is_absent("other:1"), "nothing is known of that namespace"
+        assert await presence.get(STRANGERS[0]) is None
+        stranger = next(key for key in STRANGERS if presence.is_absent(key))
+        await own.put(stranger, "new")
+        assert not presence.is_absent(stranger), "an own put, at once"
+        other = next(key for key in STRANGERS if presence.is_absent(key))
+        await cache.put(other, "new")
+        await wait_until(lambda: not presence.is_absent(other), DEADLINE_S, "another client's put")
+        entry = await presence.get(other)
+        assert entry is not None
+        assert entry.value == "new"
+
+        async with ReadThrough(own, settings, presence=presence) as guarded:
+            source = Source("loaded")
+            absent = next(key for key in STRANGERS if presence.is_absent(key))
+            assert (await guarded.get_or_load("guard:a", source, MINUTE, exists=absent)).value is None
+            assert source.n_asked == 0
+            assert (await guarded.get_or_load("guard:a", source, MINUTE, exists="user:1")).value == "loaded"
+
+        await asyncio.gather(*map(cache.delete, users))
+        await wait_until(lambda: sum(map(presence.is_absent, users)) > 55, DEADLINE_S, "a filter without them")
+
+
+async def test_presence_that_missed_something_denies_nothing_until_it_has_scanned_again(
+    settings: Settings, cache: MarketCache, wait_until: WaitUntil
+) -> None:
+    presence = Presence(settings, {"user": 1_000})
+    async with MarketCache(settings, heard=presence.hear) as own, presence.serving(own):
+        await wait_until(lambda: presence.is_ready, DEADLINE_S, "the first scan")
+        key = next(key for key in (f"user:gap{i}" for i in range(99)) if presence.is_absent(key))
+        partition = parse_key(key).partition(settings.kafka.partitions)
+        heard = own.position(Space.GENERIC, partition)
+        presence.hear(
+            partition, Invalidation(RecordType.CHANGES, Topic.WRITES, 1, heard + 5, heard + 6)
+        )  # what `heard + 1` to `heard + 5` named was never said
+        assert not presence.is_absent(key)
+        for _ in range(7):
+            await cache.put(key, "was there all the time")
+        await wait_until(lambda: presence.is_ready, DEADLINE_S, "another scan")
+        assert not presence.is_absent(key)
+
+
 # -- write-behind ------------------------------------------------------------------------------------------------------
 
 
@@ -446,3 +512,19 @@ async def test_write_behind_keeps_what_kafka_did_not_take_and_says_at_the_end_wh
                 assert await behind.get("lost:a") == 1
                 behind.put("lost:a", 2)
         assert await behind.get("lost:a") == 2
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_pages_examples_run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, *examples = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "loading.md").read_text(), re.M | re.S)
+    assert len(examples) >= 6
+    for name, value in environment_of(settings).items():
+        monkeypatch.setenv(name, value)
+    for example in examples:
+        inside = textwrap.indent(example, "    ")
+        scope: dict[str, Any] = {}
+        exec(f"{head}\nasync def main():\n{inside}", scope)
+        async with asyncio.timeout(DEADLINE_S):
+            await scope["main"]()
