@@ -29,5 +29,5 @@ class Failures:
             return
         until_ns, error = found
         if now_ns < until_ns:
-            raise error
+            raise error.with_traceback(None)  # else it grows with each raise
         del self._failed[key]

@@ -17,7 +17,6 @@ from typing import Any, Self
 
 import msgspec
 
-from models.cache.keys import parse_key
 from models.cache.loading import Freshness, LoadPolicy
 from models.cache.version import NOTHING
 from models.cache.write import CacheWrite, check
@@ -290,7 +289,7 @@ class ReadThrough:
 
 
 def _namespace(key: str) -> str:
-    return parse_key(key).namespace
+    return key.partition(":")[0]
 
 
 async def _called(loader: Loader) -> Any:

@@ -26,7 +26,8 @@ class WriteBehind:
     """A bounded buffer before a cache. What a process loses when it dies is what is in it: see `Args`.
 
     Writes of one key reach the log in the order in which they were made; of several that wait, only the newest does.
-    Writes of different keys may pass each other. One event loop; `put` and `delete` do not wait.
+    Writes of different keys may pass each other. What Kafka does not acknowledge in time is sent again, so it may come
+    twice. One event loop; `put` and `delete` do not wait.
 
     Args:
         cache: an open one.
@@ -58,6 +59,7 @@ class WriteBehind:
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
         self._closed = True
+        self._why = "no answer"  # why writes were not taken last
         self._task: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -75,24 +77,22 @@ class WriteBehind:
     async def __aexit__(self, *_: object) -> None:
         """Raises: DeadlineExceeded when not everything was written within `close_s`; the message says how much."""
         self._closed = True
+        self._wake.set()
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-        why = "no answer"
         try:
             async with asyncio.timeout(self._close_s):
+                if task is not None:
+                    await task  # a flush under way is not cut short: what it sent would be sent again
                 while len(self):
                     try:
                         await self.flush()
-                    except MarketPrismError as exc:
-                        why = str(exc)
+                    except MarketPrismError:
                         await asyncio.sleep(_RETRY_S)
         except TimeoutError as exc:
             first = next(iter(self._sending | self._waiting))
             raise DeadlineExceeded(
-                f"{len(self)} writes could not be sent within {self._close_s} s and are lost, {first!r} first: {why}"
+                f"{len(self)} writes could not be sent within {self._close_s} s and are lost, {first!r} first: "
+                f"{self._why}"
             ) from exc
 
     def put(self, key: str, value: Any, *, ttl_ms: int | None = None, tags: Iterable[str] = ()) -> None:
@@ -131,6 +131,7 @@ class WriteBehind:
             finally:
                 self._settle(left)
         if failures:
+            self._why = str(failures[0])
             raise failures[0]
 
     def _settle(self, failed: list[CacheWrite]) -> None:
@@ -156,7 +157,7 @@ class WriteBehind:
             self._wake.set()
 
     async def _run(self) -> None:
-        while True:
+        while not self._closed:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._interval_s):
                     await self._wake.wait()
@@ -165,4 +166,5 @@ class WriteBehind:
                 await self.flush()
             except MarketPrismError as exc:
                 event(log, "write_behind_delayed", level=logging.WARNING, waiting=len(self), detail=str(exc))
-                await asyncio.sleep(_RETRY_S)
+                if not self._closed:
+                    await asyncio.sleep(_RETRY_S)

@@ -116,6 +116,12 @@ def test_arguments_that_differ_have_keys_that_differ() -> None:
     assert len(keys) == len(DIFFERENT)
 
 
+def test_a_text_that_imitates_the_encoding_is_still_one_text() -> None:
+    header = encode("").decode()
+    assert encode(["a" + header + "b", "c"]) != encode(["a", "b" + header + "c"])
+    assert encode(["a", header + "b"]) != encode(["a" + header, "b"])
+
+
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner) | st.tuples(inner, inner),
