@@ -20,6 +20,7 @@ class Freshness(Enum):
     EARLY = "early"  # answer with it, and load it again before it ends
     STALE = "stale"  # load; answer with it only if that fails, or takes too long
     ABSENT = "absent"  # load
+    UNKNOWN = "unknown"  # no copy answers: load
 
 
 @dataclass(frozen=True, kw_only=True)

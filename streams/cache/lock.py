@@ -132,8 +132,7 @@ class LoadLocks:
             yield
         finally:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _renewals(self, key: str, lease: Lease) -> None:
         is_ours = True

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from redis.asyncio import Redis
@@ -83,8 +83,7 @@ class Presence:
             finally:
                 self._cache = None
                 task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+                await asyncio.gather(task, return_exceptions=True)
 
     def is_absent(self, key: str) -> bool:
         """Whether the key is certainly not there; False also means: not known. No I/O.

@@ -193,18 +193,20 @@ class ReadThrough:
                         changed.clear()
                         claim = await self._locks.acquire(key, over)
                         if isinstance(claim, Filled):
-                            over = claim.value
                             self._cache.expect(key, claim.version)
                         found = await self._found_meanwhile(key, policy, seen, claim)
-                        if found is not None:
+                        if isinstance(found, Entry):
                             return found
                         if isinstance(claim, Lease):
                             return claim
-                        if isinstance(claim, Busy):
-                            with suppress(TimeoutError):
-                                async with asyncio.timeout(min(wait_s, max(claim.left_s, _FIRST_WAIT_S))):
-                                    await changed.wait()
-                            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+                        if isinstance(claim, Filled) and found is not Freshness.UNKNOWN:
+                            over = claim.value  # the fill was dropped, or its life is over already
+                            continue
+                        left_s = claim.left_s if isinstance(claim, Busy) else wait_s
+                        with suppress(TimeoutError):
+                            async with asyncio.timeout(min(wait_s, max(left_s, _FIRST_WAIT_S))):
+                                await changed.wait()
+                        wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
         except ServiceUnavailable:
             return None
         except TimeoutError as exc:
@@ -214,13 +216,13 @@ class ReadThrough:
 
     async def _found_meanwhile(
         self, key: str, policy: LoadPolicy, seen: int | None, claim: Lease | Busy | Filled
-    ) -> Entry | None:
+    ) -> Entry | Freshness:
         """Also with a lease: between the miss and the lease somebody may have filled. Then the lease is given up."""
         is_needed = False
         try:
             entry, freshness = await self._look(key, policy)
             is_needed = entry is None or freshness is Freshness.STALE or entry.version == seen
-            return None if is_needed else entry
+            return freshness if entry is None or is_needed else entry
         finally:
             if isinstance(claim, Lease) and not is_needed:
                 await self._locks.release(key, claim, None)
@@ -231,7 +233,7 @@ class ReadThrough:
             entry = await self._cache.get(key)
         except (Recoverable, CorruptStore):
             metrics.LOADS.labels("tiers_silent").inc()
-            return None, Freshness.ABSENT
+            return None, Freshness.UNKNOWN
         if entry is None:
             return None, Freshness.ABSENT
         return entry, policy.judge(
