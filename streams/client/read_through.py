@@ -96,9 +96,6 @@ class ReadThrough:
         self._nothing = cache.encoded("", None)
         self._stack = AsyncExitStack()
 
-    def __repr__(self) -> str:
-        return f"ReadThrough({len(self._flights)} loads under way)"
-
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(aclosing(self._redis))
         self._stack.push_async_callback(self._flights.close)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable
@@ -24,6 +25,7 @@ from models.cache.invalidation import Source as Topic
 from models.cache.keys import Space, parse_key
 from models.cache.loading import LoadPolicy
 from models.errors import BufferFull, DeadlineExceeded, ServiceUnavailable, UnkeyableArgument, WriteRefused
+from streams import metrics
 from streams.cache.connect import connect_redis
 from streams.cache.lock import Busy, Filled, Lease, LoadLocks
 from streams.client.cached import cached
@@ -44,13 +46,17 @@ ENDED = LoadPolicy(ttl_ms=1, stale_ms=60_000, beta=0)  # stale as soon as it is 
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def settings(
+async def worker(
     make_settings: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Settings]:
+) -> AsyncIterator[WorkerProcess]:
     folder = tmp_path_factory.mktemp("loading")
-    settings = make_settings(folder)
-    async with WorkerProcess(settings, folder / "log"):
-        yield settings
+    async with WorkerProcess(make_settings(folder), folder / "log") as worker:
+        yield worker
+
+
+@pytest.fixture(scope="module")
+def settings(worker: WorkerProcess) -> Settings:
+    return worker.settings
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -284,6 +290,25 @@ async def test_a_holder_who_lost_the_lease_overwrites_nothing(
     entry = await cache.get("pause:a")
     assert entry is not None
     assert entry.value == "new"
+
+
+async def test_who_waits_for_a_fill_that_the_worker_has_not_come_to_does_not_load(
+    worker: WorkerProcess, settings: Settings, loads: ReadThrough, wait_until: WaitUntil
+) -> None:
+    impatient = replace(settings, reader=replace(settings.reader, max_wait_s=0.05))
+    silent = metrics.LOADS.labels("tiers_silent")
+    async with MarketCache(impatient) as cache, ReadThrough(cache, impatient) as others:
+        await others.get_or_load("late:b", Source(1), MINUTE)
+        os.kill(worker.pid, signal.SIGSTOP)
+        try:
+            assert (await loads.get_or_load("late:a", Source("once"), MINUTE)).loaded
+            before, unused = silent._value.get(), Source("twice")
+            waiting = asyncio.create_task(others.get_or_load("late:a", unused, MINUTE))
+            await wait_until(lambda: silent._value.get() > before, DEADLINE_S, "a look that nobody answered")
+        finally:
+            os.kill(worker.pid, signal.SIGCONT)
+        found = await waiting
+        assert (found.value, found.loaded, unused.n_asked) == ("once", False, 0)
 
 
 async def test_what_was_deleted_while_it_was_loaded_is_not_kept_and_not_given_to_who_came_later(
