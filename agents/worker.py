@@ -240,7 +240,9 @@ class Worker:
             settings, rounds=self.rounds, directory=self.directory, dead=dead, producer=self.producer,
             topic_id=ids[prefix + JSON_TICKS] or "",
         )  # fmt: skip
-        persist = PersistAgent(ownership=self.ownership, coherence=self.coherence, rounds=self.rounds, dead=dead)
+        persist = PersistAgent(
+            ownership=self.ownership, coherence=self.coherence, rounds=self.rounds, dead=dead, table=self.table
+        )
         self._agent("market", FRAMES, market.process)
         self._agent("gateway", JSON_TICKS, gateway.process)
         self.rounds.columnar.add(prefix + JSON_TICKS)

@@ -31,6 +31,10 @@ class InvalidKey(MarketPrismError):
     """Text is not a cache key: `namespace:subject[:id]`, or `md:<instrument>:<facet>`."""
 
 
+class UnkeyableArgument(MarketPrismError):
+    """A cached function was called with an argument of a type that has no key."""
+
+
 class InstrumentConflict(MarketPrismError):
     """An instrument is defined already with other exponents; they never change."""
 
@@ -90,14 +94,27 @@ class TickRefused(MarketPrismError):
 
 
 class WriteRefused(TickRefused):
-    """A cache write breaks the bounds of the wire; its reason is `bad_write`."""
+    """A cache write breaks the bounds of the wire, or what its key holds does not let it be done."""
+
+    REASON = "bad_write"
 
     def __init__(self, detail: str) -> None:
-        super().__init__("bad_write", detail)
+        super().__init__(self.REASON, detail)
+
+
+class OutcomeUnknown(MarketPrismError):
+    """Nobody can say whether a conditional write or an increment was done: it is or may come in the log.
+
+    Not recoverable by the same call again: that might count twice. Read the key, then decide.
+    """
 
 
 class PublishFailed(Recoverable):
     """Kafka did not acknowledge records within the deadline; they were not lost silently."""
+
+
+class BufferFull(Recoverable):
+    """A bounded buffer takes no more; nothing that it took was dropped."""
 
 
 class TooStale(Recoverable):

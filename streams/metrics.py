@@ -15,6 +15,12 @@ JSON_RECORDS = Counter("marketprism_gateway_records", "JSON ticks packed into fr
 GATEWAY_CPU = Counter("marketprism_gateway_cpu_seconds", "CPU of parsing JSON ticks and packing frames.")
 DEAD = Counter("marketprism_dead_letters", "Records refused.", ["reason"])
 WRITES = Counter("marketprism_cache_writes", "Cache writes applied.", ["op"])
+WITHOUT_EFFECT = Counter(
+    "marketprism_cache_writes_without_effect",
+    "Cache writes that changed nothing: late fills, lost put_ifs, refused increments, repetitions.",
+    ["op"],
+)
+LOADS = Counter("marketprism_loads", "Loads and what came of them, stale answers, waits given up.", ["outcome"])
 INVALIDATIONS = Counter("marketprism_cache_invalidations", "Instruments and keys announced.", ["space"])
 REWRITES = Counter("marketprism_redis_rewrites", "Partitions rewritten in Redis from their pages.", ["space"])
 REDIS_UP = Gauge("marketprism_redis_up", "1 while Redis holds what the pages hold.")

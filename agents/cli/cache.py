@@ -91,6 +91,7 @@ def _shown(key: str, entry: Entry | None) -> dict[str, Any]:
     if entry is None:
         return {"key": key, "version": None, "source_offset": None, "tier": None, "age_ms": None, "value": None}
     shown: dict[str, Any] = msgspec.structs.asdict(entry)
+    del shown["expires_at_ms"]  # a part of the library's answer, not of the command's
     return shown | {"value": msgspec.to_builtins(entry.value)}  # bytes become base64, which JSON can hold
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from models.cache import version as versions
@@ -21,6 +23,7 @@ class StoredEntry(msgspec.Struct, frozen=True, array_like=True):
     value: bytes
 
 
+_VERSION_BYTES = 8
 _DECODER = msgspec.msgpack.Decoder(StoredEntry)
 _ENCODER = msgspec.msgpack.Encoder()
 
@@ -36,3 +39,32 @@ def decode_entry(data: bytes) -> tuple[int, StoredEntry] | None:
         return versions.from_bytes(data), _DECODER.decode(memoryview(data)[8:])
     except (msgspec.DecodeError, ValueError):
         return None
+
+
+class Found(NamedTuple):
+    """What is stored under a key, whether it still lives or not.
+
+    Attributes:
+        version: of the write that stored it, -1 = nothing is stored.
+        entry: None for a grave.
+    """
+
+    version: int
+    entry: StoredEntry | None
+
+
+def encode_grave(version: int) -> bytes:
+    """What is stored under a key that was deleted: only the version of the deletion. Readers take it for no entry."""
+    return versions.to_bytes(version)
+
+
+def decode_stored(data: bytes | None) -> Found:
+    """An entry, a grave, or nothing; bytes of an unknown form count as a grave of the version that they begin with."""
+    if data is None or len(data) < _VERSION_BYTES:
+        return Found(versions.NOTHING, None)
+    return Found(*(decode_entry(data) or (versions.from_bytes(data), None)))
+
+
+def grave_version(data: bytes) -> int | None:
+    """The version of a grave, None for anything else."""
+    return versions.from_bytes(data) if len(data) == _VERSION_BYTES else None

@@ -12,6 +12,7 @@ from models.cache.book_hash import pack_book
 from models.cache.entry import decode_entry
 from models.cache.invalidation import CHANGE, STAMP, KeyOp, rows_of_bits
 from models.cache.keys import Space, floors_key, parse_key, redis_key
+from models.cache.outcome import encode_outcome, outcome_key
 from models.cache.packed import PackedRows, pack_changes
 from models.cache.partition import FLUSH_ALL, EntryChange
 from models.market import facets
@@ -71,7 +72,7 @@ def market_step(owned: OwnedPartition, *, carried_rows: int = 0) -> Step:
 def entry_step(owned: OwnedPartition, written: Sequence[EntryChange]) -> Step:
     """What the writes of one round did, in log order."""
     owned.unwritten_entries += written
-    keys = tuple(_named(change) for change in written)
+    keys = tuple(_named(change) for change in written if change.changes)
     return Step(owned, Space.GENERIC, owned.entries.applied, owned.append_ns[Space.GENERIC], keys=keys)
 
 
@@ -89,11 +90,16 @@ def market_batch(owned: OwnedPartition) -> Batch:
 
 
 def entry_batch(owned: OwnedPartition) -> Batch:
-    """Entries that were written since they were last taken for Redis."""
+    """Entries that were written since they were last taken for Redis, and what became of writes that asked."""
     written, owned.unwritten_entries = owned.unwritten_entries, []
+    updates = [_entry_update(owned, change) for change in written if change.changes]
+    for version, *_, outcome in written:
+        if outcome is not None and outcome.until_ms is not None:
+            key = outcome_key(owned.prefix, owned.number, version)
+            updates.append((key, put_until(outcome.until_ms, encode_outcome(version, outcome))))
     return Batch(
         Space.GENERIC, owned.number, owned.token, owned.tier[Space.GENERIC], owned.entries.applied,
-        owned.append_ns[Space.GENERIC], updates=[_entry_update(owned, change) for change in written],
+        owned.append_ns[Space.GENERIC], updates=updates,
     )  # fmt: skip
 
 

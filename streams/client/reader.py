@@ -30,6 +30,7 @@ from streams.cache.connect import connect_redis
 from streams.cache.held import Held, held_book, held_value
 from streams.cache.memory import Memory
 from streams.cache.reads import RedisReads
+from streams.client.dependent import DependentWrites
 from streams.client.listener import Listener
 from streams.client.upkeep import Heard, Upkeep
 from streams.client.writer import CacheWriter, Written
@@ -52,6 +53,7 @@ class Entry(msgspec.Struct, frozen=True):
         tier: `memory` or `redis`.
         age_ms: the answer is proven to be no older than this (clock skew included); None = nothing is proven.
         value: market keys: a dict of decimal strings; generic keys: what was put. It is the caller's own.
+        expires_at_ms: end of a generic key's life, UTC ms; None = it has none.
     """
 
     key: str
@@ -60,9 +62,10 @@ class Entry(msgspec.Struct, frozen=True):
     tier: str
     age_ms: float | None
     value: Any
+    expires_at_ms: int | None = None
 
 
-class MarketCache:
+class MarketCache(DependentWrites):
     """A reader of all keys, and a writer of the generic ones. One event loop, any number of tasks.
 
     Args:
@@ -289,7 +292,8 @@ class MarketCache:
                 value = msgspec.msgpack.decode(held.packed)
             except msgspec.DecodeError:
                 return None
-        return Entry(held.at.key.text, held.version, versions.offset_of(held.version), tier, age_ms, value)
+        offset = versions.offset_of(held.version)
+        return Entry(held.at.key.text, held.version, offset, tier, age_ms, value, held.expires_at_ms)
 
     def _age_ms(self, held: Held) -> float | None:
         """Upper bound of the age (rule 11); a watermark from the future proves nothing.

@@ -76,7 +76,7 @@ class CacheWriter:
         """
         value = encode_write(write)
         n_partitions = self._settings.kafka.partitions
-        if write.op in ("put", "delete"):
+        if write.has_key:
             key = parse_key(write.key)
             return [await self._send(value, key.kafka_key.encode(), key.partition(n_partitions))]
         return await asyncio.gather(*(self._send(value, None, p) for p in range(n_partitions)))

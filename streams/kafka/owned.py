@@ -86,10 +86,13 @@ class OwnedPartition:
         """Restore from the pages that recovery left, keys rising. Raises: CorruptPage."""
         self.market.load(records)
         for key, body in records:
-            if key == pages.CONTROL:
+            if key[:1] == pages.ENTRY:
+                self.entries.load(key[1:].decode(), body)
+            elif key == pages.CONTROL:
                 control = pages.decode_control(body)
                 self.market.held = self.market.applied = control.frames_version
                 self.entries.held = self.entries.applied = control.writes_version
+                self.entries.graves.saved(control.writes_version)
                 self.market.sources = control.sources
                 self.market.windows.watermark_ns = control.watermark_ns
                 self.entries.floors = control.floors
@@ -99,8 +102,7 @@ class OwnedPartition:
     def rewrite_pages(self, records: list[tuple[bytes, bytes]]) -> None:
         """All pages are to be written again at the next barrier (rule 1); `records` are those that were loaded."""
         self.market.rewrite_pages()
-        stored = {key[1:].decode(): body for key, body in records if key.startswith(pages.ENTRY)}
-        self.entries.unsaved = {**stored, **self.entries.unsaved}
+        self.entries.rewrite({key[1:].decode(): body for key, body in records if key.startswith(pages.ENTRY)})
 
     def check_topics(self, topic_ids: dict[str, str], *, beyond_end: bool) -> bool:
         """Raise the epoch when a source topic was created anew (rule 6); positions of sources stay.

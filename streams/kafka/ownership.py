@@ -142,6 +142,7 @@ class Ownership:
                 raise end
         for owned, _ in flushes:
             owned.market.books.release_dropped()
+            owned.entries.saved()
 
     async def _own(self, number: int) -> OwnedPartition:
         """A token, everything that the changelog holds before it, and the state that this makes."""

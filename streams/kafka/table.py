@@ -54,6 +54,16 @@ class PageTable(Table):  # type: ignore[misc]
             if not key.startswith(b"__"):
                 yield key, pages.split_token(value)[1]
 
+    def page(self, partition: int, key: bytes) -> bytes | None:
+        """Body of one page as the last barrier left it, None = there is none. Holds the GIL for some us.
+
+        Raises:
+            CorruptStore: it cannot be read.
+        """
+        with store_errors(self.data.folder(partition)):
+            value = self.data.db(partition).get(key)
+        return None if value is None else pages.split_token(value)[1]
+
     async def take(
         self, producer: AIOKafkaProducer, partition: int, *, epoch: int, owner: str, deadline_s: float
     ) -> int:

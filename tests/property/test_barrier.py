@@ -118,6 +118,7 @@ class DiskedWorker(CrashingWorker):
         )
         if whole := len(done) == len(steps):
             self.owned.market.books.release_dropped()
+            self.owned.entries.saved()
         return whole
 
     def put(self, key: bytes, value: bytes | None) -> None:
@@ -163,7 +164,7 @@ def test_state_goes_wrong_in_every_other_order(variant: dict[str, Callable[..., 
 
 
 def test_crashes_of_the_property_tear_disks_and_lose_them() -> None:
-    workers = [DiskedWorker(**logs(seed), random=Random(seed)) for seed in range(30)]
+    workers = [DiskedWorker(**logs(seed), random=Random(seed)) for seed in range(40)]
     for worker in workers:
         worker.run()
     assert sum(worker.n_torn_disks for worker in workers) > 10

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.cache.write import CacheWrite
+from models.cache.entry import decode_entry
+from models.cache.write import CacheWrite, encode_value
 from models.errors import CorruptPage
 from models.market import pages
 from models.market.conflate import NOTHING, OWN_BAR
@@ -43,6 +44,9 @@ def writes_of(seed: int, n: int) -> list[CacheWrite]:
                 CacheWrite("delete", f"n:{random.randint(0, 5)}"),
                 CacheWrite("delete_tag", tag=random.choice("tu")),
                 CacheWrite("clear", namespace=random.choice([None, "n"])),
+                CacheWrite("incr", f"n:{random.randint(0, 5)}", by=1),
+                CacheWrite("put_if", f"n:{random.randint(0, 5)}", encode_value(7)),
+                CacheWrite("fill", f"n:{random.randint(0, 5)}", encode_value(8), base=random.randint(-1, n)),
             ]
         )
         for _ in range(n)
@@ -91,9 +95,13 @@ class CrashingWorker:
         market.add(BY_HASH[hash_] for hash_ in market.listed(opened).missing())
         market.apply(opened)
         for version in range(self.next_write, min(self.next_write + n, len(self.writes))):
-            self.owned.entries.apply(self.writes[version], version=version, append_ms=version)
+            self.owned.entries.apply(self.writes[version], version=version, append_ms=version, stored=self.page)
         self.next_frame = min(self.next_frame + n, len(self.frames))
         self.next_write = min(self.next_write + n, len(self.writes))
+
+    def page(self, key: str) -> bytes | None:
+        value = self.changelog.get(pages.ENTRY + key.encode())
+        return None if value is None else pages.split_token(value)[1]
 
     def barrier(self, n_units: int | None = None) -> bool:
         """Write the first n units of a flush, by default all; whether the barrier came to its end."""
@@ -106,6 +114,7 @@ class CrashingWorker:
                 self.changelog[key] = pages.with_token(TOKEN, body)
         if done := len(written) == len(units):
             self.owned.market.books.release_dropped()
+            self.owned.entries.saved()
         return done
 
     def restart(self) -> None:
@@ -178,7 +187,9 @@ def without_versions_of_bars(rows: State) -> State:
 
 
 def entries_of(worker: CrashingWorker) -> dict[bytes, bytes]:
-    return {key: value for key, value in worker.changelog.items() if key[:1] == pages.ENTRY}
+    """Without graves of deleted keys, which go at different times."""
+    records = {key: value for key, value in worker.changelog.items() if key[:1] == pages.ENTRY}
+    return {key: value for key, value in records.items() if decode_entry(pages.split_token(value)[1])}
 
 
 def chunks_at_rest(worker: CrashingWorker) -> set[tuple[int, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from models.cache.entry import StoredEntry, decode_entry
+from models.cache.entry import StoredEntry, decode_entry, encode_grave
 from models.cache.partition import EntryChange, EntryPartition
 from models.cache.version import version
 from models.cache.write import CacheWrite
@@ -110,7 +110,7 @@ def test_flush_writes_the_newest_state_of_each_key_once(log: Log) -> None:
     log("delete", "app:b")
     log("clear", namespace="gone")
     groups = log.partition.flush()
-    assert sorted(groups) == [[(b"Eapp:a", newest.stored)], [(b"Eapp:b", None)]]
+    assert sorted(groups) == [[(b"Eapp:a", newest.stored)], [(b"Eapp:b", encode_grave(3))]]
     assert all(key[:1] == pages.ENTRY for [(key, _)] in groups)
     assert log.partition.flush() == []
 
@@ -149,4 +149,4 @@ def test_pages_that_are_written_again_bring_the_entries_that_rest_on_disk() -> N
 
     written = dict(record for group in again.flush().groups for record in group)
     assert written[b"Ea:1"] == dict(records)[b"Ea:1"]
-    assert written[b"Ea:2"] is None
+    assert written[b"Ea:2"] == encode_grave(3)

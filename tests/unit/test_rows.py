@@ -11,6 +11,7 @@ import pytest
 from models.cache.book_hash import HEADER, LEVEL, pack_book, unpack_book
 from models.cache.entry import StoredEntry, decode_entry, encode_entry
 from models.cache.mark import ABSENT, Mark, count, pack_mark, unpack_mark
+from models.cache.outcome import Outcome, decode_outcome, encode_outcome
 from models.cache.rows import ROW_BYTES, Row, as_people_see, pack_rows, unpack_row
 from models.cache.version import NOTHING, version
 from models.cache.write import CacheWrite, decode_write, encode_value, encode_write
@@ -190,6 +191,23 @@ def test_a_write_has_the_bytes_of_the_wire() -> None:
     assert decode_write(golden("write")) == write
 
 
+def test_a_write_that_names_every_field_is_read_too() -> None:
+    """As writers sent it before fields of no use were left out."""
+    named = {"op": "put", "key": "a:1", "value": b"\x01", "ttl_ms": None, "tags": [], "tag": "", "namespace": None}
+    assert decode_write(msgspec.msgpack.encode(named)) == CacheWrite("put", "a:1", b"\x01")
+
+
+@pytest.mark.parametrize("value", [True, False, 2**63 - 1, -(2**63), "why"])
+def test_an_outcome_is_read_as_it_was_written(value: bool | int | str) -> None:
+    assert decode_outcome(encode_outcome(VERSION, Outcome(value, 5))) == Outcome(value)
+    assert encode_outcome(VERSION, Outcome(value))[:8] == VERSION.to_bytes(8, "big")
+
+
+def test_an_outcome_has_the_bytes_of_the_wire_and_anything_else_is_none() -> None:
+    assert encode_outcome(VERSION, Outcome(42)) == golden("outcome")
+    assert [decode_outcome(data) for data in (b"", b"\0" * 8, b"\0" * 8 + b"\x93")] == [None, None, None]
+
+
 PUT = CacheWrite("put", "session:1", b"\x01")
 
 
@@ -215,6 +233,14 @@ PUT = CacheWrite("put", "session:1", b"\x01")
         (msgspec.structs.replace(PUT, ttl_ms=1, tags=("",)), "tag"),
         (CacheWrite("delete_tag", tag="x" * 129), "tag"),
         (CacheWrite("clear", namespace="a b"), "namespace"),
+        (msgspec.structs.replace(PUT, op="fill", base=5), None),
+        (msgspec.structs.replace(PUT, op="put_if"), None),
+        (msgspec.structs.replace(PUT, op="put_if", base=-2), "base -2"),
+        (msgspec.structs.replace(PUT, op="fill", value=b""), "a fill needs"),
+        (CacheWrite("incr", "session:1", by=-(1 << 63), ttl_ms=1, reply=True), None),
+        (CacheWrite("incr", "session:1", by=1 << 63), "64-bit"),
+        (CacheWrite("incr", "session:1", by=1, ttl_ms=0), "ttl_ms"),
+        (CacheWrite("incr", "session", by=1), "namespace"),
     ],
 )
 def test_producer_and_worker_check_the_same_bounds(write: CacheWrite, why: str | None) -> None:
