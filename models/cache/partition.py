@@ -32,6 +32,7 @@ class EntryPartition:
         applied: version of the newest write applied, -1 = none.
         held: writes at or below this version are dropped, because the control page already counts them.
         unsaved: entries written since the last flush, None = deleted.
+        saving: entries that flushes took and that are not durable yet, likewise; see `saved`.
         floors: newest version of each tag, namespace and flush-all; entries below their floor do not exist (rule 13).
     """
 
@@ -39,6 +40,7 @@ class EntryPartition:
         self.applied = self.held = -1
         self.floors: dict[str, int] = {}
         self.unsaved: dict[str, bytes | None] = {}
+        self.saving: dict[str, bytes | None] = {}
 
     def apply(self, write: CacheWrite, *, version: int, append_ms: int) -> EntryChange | None:
         """Apply one write of a rising version; None if it was applied before.
@@ -74,8 +76,17 @@ class EntryPartition:
     def flush(self) -> list[list[Record]]:
         """Pages changed since the last call, one a key."""
         groups: list[list[Record]] = [[(pages.ENTRY + key.encode(), stored)] for key, stored in self.unsaved.items()]
+        self.saving |= self.unsaved
         self.unsaved = {}
         return groups
+
+    def saved(self) -> None:
+        """What was flushed is durable: it is read from the pages again."""
+        self.saving = {}
+
+    def ahead(self) -> dict[str, bytes | None]:
+        """Entries that are newer than the durable pages, None = deleted."""
+        return self.saving | self.unsaved
 
     def covered(self, key: str, version: int, tags: tuple[str, ...]) -> bool:
         """Whether a floor says that an entry of this version does not exist."""

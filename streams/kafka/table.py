@@ -84,7 +84,8 @@ class PageTable(Table):  # type: ignore[misc]
         topic = self.changelog_topic_name
         groups = [[(key, _stamped(token, body)) for key, body in group] for group in flush.groups]
         control = (flush.control[0], _stamped(token, flush.control[1]))
-        offsets = await _acknowledged(producer, topic, partition, groups, deadline_s) if groups else []
+        deletion = pages.deletion_headers(token)
+        offsets = await _acknowledged(producer, topic, partition, groups, deadline_s, deletion) if groups else []
         offsets += await _acknowledged(producer, topic, partition, [[control]], deadline_s)
         return Sent(offsets, [record for group in groups for record in group] + [control])
 
@@ -128,9 +129,18 @@ def _stamped(token: int, body: bytes | None) -> bytes | None:
 
 
 async def _acknowledged(
-    producer: AIOKafkaProducer, topic: str, partition: int, groups: list[list[Record]], deadline_s: float
+    producer: AIOKafkaProducer,
+    topic: str,
+    partition: int,
+    groups: list[list[Record]],
+    deadline_s: float,
+    deletion: list[tuple[str, bytes]] | None = None,
 ) -> list[range]:
-    """Send groups of records in order, none cut by the border of a batch; each batch's offsets once all are acked."""
+    """Send groups of records in order, none cut by the border of a batch; each batch's offsets once all are acked.
+
+    Args:
+        deletion: headers of the records that have no value.
+    """
     try:
         async with asyncio.timeout(deadline_s):
             sent = []
@@ -141,7 +151,8 @@ async def _acknowledged(
                     sent.append((await producer.send_batch(batch, topic, partition=partition), n_in_batch))
                     batch, n_in_batch, size = producer.create_batch(), 0, 0
                 for key, value in group:
-                    if batch.append(key=key, value=value, timestamp=None) is None:
+                    headers = deletion if value is None and deletion else []  # a list: aiokafka takes nothing else
+                    if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
                         raise CorruptPage(
                             f"{len(group)} pages of one group ({group_bytes} bytes) do not fit a batch of {BATCH_BYTES}"
                         )
