@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import NamedTuple
 
 import rocksdict
@@ -15,7 +16,7 @@ from models.cache.version import version
 from models.errors import CorruptPage, PublishFailed
 from models.market import pages
 from models.market.pages import Flush, Record
-from streams.kafka.disk import scan, store_errors
+from streams.kafka.disk import keys_of, scan, store_errors
 from streams.kafka.store import NEWEST_TOKEN, REWRITE, ROCKSDB, FencedStore
 
 BATCH_BYTES = 1 << 20
@@ -53,6 +54,26 @@ class PageTable(Table):  # type: ignore[misc]
         for key, value in scan(self.data.db(partition)):
             if not key.startswith(b"__"):
                 yield key, pages.split_token(value)[1]
+
+    def keys_from(self, partition: int, start: bytes, n_keys: int) -> list[bytes]:
+        """The next keys of pages on disk, rising; `start` itself is one of them if it is there.
+
+        Raises:
+            CorruptStore: a block cannot be read.
+        """
+        return list(islice(keys_of(self.data.db(partition), start), n_keys))
+
+    def entry(self, partition: int, key: str, ahead: Mapping[str, bytes | None]) -> bytes | None:
+        """A generic entry, version first, None if there is none; `ahead` are those that are newer than the disk's.
+
+        Raises:
+            CorruptStore: a block cannot be read.
+        """
+        if key in ahead:
+            return ahead[key]
+        with store_errors(self.data.folder(partition)):
+            stored = self.data.db(partition).get(pages.ENTRY + key.encode())
+        return None if stored is None else pages.split_token(stored)[1]
 
     async def take(
         self, producer: AIOKafkaProducer, partition: int, *, epoch: int, owner: str, deadline_s: float
