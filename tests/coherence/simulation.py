@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
 
@@ -25,10 +24,11 @@ from models.market.instruments import Instrument, partition_of
 from models.market.registry import InstrumentRegistry
 from models.market.tick import TICK, Action, Flag, Kind
 from streams.settings import ClockSettings, KafkaSettings, ReaderSettings, Settings, WorkerSettings
-from streams.topics import FRAMES, INVALIDATIONS, WRITES
+from streams.topics import FRAMES, WRITES
 from tests.coherence.copies import changelog_copy, disk_copy, memory_copy, redis_copy
-from tests.coherence.fake_kafka import FakeKafka, LogFaults, Sent
+from tests.coherence.fake_kafka import FakeKafka, Sent
 from tests.coherence.fake_redis import RedisServer
+from tests.coherence.faults import Faults
 from tests.coherence.logs import add_trades, add_writes
 from tests.coherence.network import SKEW_MS, Process
 from tests.coherence.redis_model import RedisModel
@@ -39,8 +39,7 @@ from tests.coherence.virtual import VirtualClock, VirtualLoop, virtual_time
 
 N_PARTITIONS = 2
 N_READERS = 3
-FAULTS_S = 2.0  # of virtual time
-REST_S = 20.0  # deadline for everything to come to rest, likewise
+REST_S = 20.0  # of virtual time: deadline for everything to come to rest
 INSTRUMENTS = [Instrument("venue", "spot", f"C{i}-USDT", price_exp=-2, size_exp=-2) for i in range(3)]
 MARKET_KEYS = [market_key(instrument.text, TRADE) for instrument in INSTRUMENTS]
 GENERIC_KEYS = [f"{namespace}:{i}" for namespace in ("session", "api") for i in range(5)]
@@ -85,8 +84,7 @@ class _World:
     def __init__(self, seed: int, clock: VirtualClock) -> None:
         self.seed = seed
         self.clock = clock
-        self.random = random = Random(seed)
-        self.faults: Counter[str] = Counter()
+        random = Random(seed)
         self.history: list[Event] = []
         settings = Settings(
             kafka=KafkaSettings(partitions=N_PARTITIONS),
@@ -111,7 +109,6 @@ class _World:
             )
             for name in ("one", "two")
         ]  # fmt: skip
-        self.serving = self.workers[0]
         self.readers = [
             SimReader(
                 f"r{n}", clock, Random(random.random()), settings=settings, keys=MARKET_KEYS + GENERIC_KEYS,
@@ -120,26 +117,32 @@ class _World:
             for n in range(N_READERS)
         ]  # fmt: skip
         self.market = Process("market", clock, Random(random.random()))
+        self.faults = Faults(
+            random, kafka=self.kafka, redis=self.redis, workers=self.workers, readers=self.readers,
+            n_partitions=N_PARTITIONS,
+        )  # fmt: skip
         self._seq = 0
 
     async def run(self) -> Outcome:
         with simulated_site(self.kafka, self.redis, N_PARTITIONS):
-            self.serving.start()
+            self.faults.serving.start()
             for reader in self.readers:
                 reader.start()
             self.market.spawn(self._trade())
             try:
-                await self._faults()
+                await self.faults.strike_all()
                 await self._heal()
                 violations = await self._at_rest(self._timelines())
             finally:
                 for process in (*self.readers, *self.workers, self.market):
                     await process.kill()
-            self._raise_bugs()
+            self.faults.raise_bugs()
+            for bug in self.market.bugs:
+                raise bug
         return Outcome(
             self.seed, violations, sum(r.answers for r in self.readers), sum(r.refused for r in self.readers),
             sum(log_.end for (topic, _), log_ in self.kafka.logs.items() if topic in (FRAMES, WRITES)),
-            self.faults + Counter(self.kafka.counts), self.history,
+            self.faults.struck + Counter(self.kafka.counts), self.history,
         )  # fmt: skip
 
     # -- the market
@@ -161,144 +164,6 @@ class _World:
             frame = encode(ticks, refs, source=7 + nth)
             self.kafka.append(FRAMES, partition, [Sent(None, frame)] * random.choice((1, 1, 1, 2)))
 
-    # -- what goes wrong
-
-    async def _faults(self) -> None:
-        """Faults one after another, each for a while; several may be on at a time."""
-        random = self.random
-        self.redis.lossy = random.random() < 0.5
-        if random.random() < 0.6:
-            shares = [random.choice((0.0, 0.0, 0.05)) for _ in range(4)]
-            self.kafka.faults[INVALIDATIONS] = LogFaults(*shares)
-        kinds: list[tuple[Callable[[], Awaitable[None]], int]] = [
-            (self._kill_worker, 3),
-            (self._freeze_worker, 3),
-            (self._restart_redis, 2),
-            (self._fail_over_redis, 2),
-            (self._stop_redis, 2),
-            (self._cut_reader, 3),
-            (self._slow_reader, 4),
-            (self._lag_reader, 4),
-            (self._freeze_reader, 2),
-            (self._restart_reader, 2),
-            (self._slow_worker, 3),
-            (self._cut_retention, 1),
-            (self._stall_kafka, 1),
-        ]
-        functions, weights = [kind for kind, _ in kinds], [weight for _, weight in kinds]
-        end_s = self.clock.s + FAULTS_S
-        self._snapshot = self.redis.model.snapshot()
-        running: set[asyncio.Task[None]] = set()
-        while self.clock.s < end_s:
-            await asyncio.sleep(random.uniform(0.02, 0.4))
-            self._restart_the_fallen()
-            if random.random() < 0.5:
-                self._snapshot = self.redis.model.snapshot()
-            (fault,) = random.choices(functions, weights)
-            self.faults[fault.__name__.removeprefix("_")] += 1
-            task = asyncio.ensure_future(fault())
-            running.add(task)
-        await asyncio.gather(*running)
-
-    def _restart_the_fallen(self) -> None:
-        self._raise_bugs()
-        if not self.serving.alive:
-            self.serving = self.random.choice(self.workers)
-            if not self.serving.alive:
-                self.serving.start()
-        for reader in self.readers:
-            if not reader.alive:
-                reader.start()
-
-    def _raise_bugs(self) -> None:
-        for process in (*self.workers, *self.readers, self.market):
-            for bug in process.bugs:
-                raise bug
-
-    async def _kill_worker(self) -> None:
-        worker = self.serving
-        await worker.kill()
-        if self.random.random() < 0.2:
-            worker.lose_disks()
-        await asyncio.sleep(self.random.uniform(0.0, 0.2))
-        self._take_over()
-
-    async def _freeze_worker(self) -> None:
-        """A zombie: the other one takes over, then this one goes on where it stood."""
-        worker = self.serving
-        worker.freeze()
-        await asyncio.sleep(self.random.uniform(0.05, 0.3))
-        if self.random.random() < 0.8:
-            self._take_over()
-        await asyncio.sleep(self.random.uniform(0.0, 0.5))
-        worker.thaw()
-
-    def _take_over(self) -> None:
-        free = [worker for worker in self.workers if not worker.alive]
-        if free and (not self.serving.alive or self.serving.frozen):
-            self.serving = self.random.choice(free)
-            self.serving.start()
-
-    async def _restart_redis(self) -> None:
-        """It comes back empty."""
-        self.redis.up = False
-        await asyncio.sleep(self.random.uniform(0.01, 0.3))
-        self.redis.model.lose_all()
-        self.redis.up = True
-
-    async def _fail_over_redis(self) -> None:
-        """A replica that was behind: acknowledged writes are lost."""
-        self.redis.model.restore(self._snapshot)
-
-    async def _stop_redis(self) -> None:
-        self.redis.up = False
-        await asyncio.sleep(self.random.uniform(0.05, 0.6))
-        self.redis.up = True
-
-    async def _cut_reader(self) -> None:
-        reader = self.random.choice(self.readers)
-        reader.cut = True
-        await asyncio.sleep(self.random.uniform(0.05, 0.6))
-        reader.cut = False
-
-    async def _slow_reader(self) -> None:
-        """Its answers from Redis, or its invalidations, come late."""
-        reader = self.random.choice(self.readers)
-        reader.slow_s = self.random.choice((0.02, 0.1, 0.3))
-        await asyncio.sleep(self.random.uniform(0.1, 0.8))
-        reader.slow_s = 0.0
-
-    async def _lag_reader(self) -> None:
-        """It hears late, and Redis is ahead of what it has heard."""
-        reader = self.random.choice(self.readers)
-        reader.lag_s = self.random.choice((0.1, 0.3))
-        await asyncio.sleep(self.random.uniform(0.2, 0.8))
-        reader.lag_s = 0.0
-
-    async def _freeze_reader(self) -> None:
-        reader = self.random.choice(self.readers)
-        reader.freeze()
-        await asyncio.sleep(self.random.uniform(0.05, 0.8))
-        reader.thaw()
-
-    async def _restart_reader(self) -> None:
-        await self.random.choice(self.readers).kill()
-
-    async def _slow_worker(self) -> None:
-        worker = self.serving
-        worker.slow_s = self.random.choice((0.02, 0.1))
-        await asyncio.sleep(self.random.uniform(0.1, 0.6))
-        worker.slow_s = 0.0
-
-    async def _cut_retention(self) -> None:
-        """Retention takes invalidations that some have not read yet."""
-        for number in range(N_PARTITIONS):
-            log = self.kafka.logs[INVALIDATIONS, number]
-            log.first = log.end
-
-    async def _stall_kafka(self) -> None:
-        self.kafka.stalled_until_s = self.clock.s + self.random.uniform(0.05, 0.5)
-
     # -- the end
 
     async def _heal(self) -> None:
@@ -314,18 +179,22 @@ class _World:
         end_s = self.clock.s + REST_S
         while not self._is_at_rest():
             await asyncio.sleep(0.05)
-            self._restart_the_fallen()
+            self.faults.restart_the_fallen()
             if self.clock.s > end_s:
                 raise NeverAtRest(f"seed {self.seed}: {self._standing()}")
 
     def _standing(self) -> str:
         failures = {p.name: p.failure for p in (*self.workers, *self.readers)}
-        return f"applied {[self.serving.applied(space) for space in Space]}, failures {failures}"
+        return f"applied {[self.faults.serving.applied(space) for space in Space]}, failures {failures}"
 
     def _is_at_rest(self) -> bool:
         """The only worker has applied, written and made durable all there is; every reader has heard of it."""
-        owned = self.serving.ownership.partitions if self.serving.ownership else {}
-        if sum(worker.alive for worker in self.workers) != 1 or len(owned) < N_PARTITIONS or not self.serving.alive:
+        owned = self.faults.serving.ownership.partitions if self.faults.serving.ownership else {}
+        if (
+            sum(worker.alive for worker in self.workers) != 1
+            or len(owned) < N_PARTITIONS
+            or not self.faults.serving.alive
+        ):
             return False
         if any(reader.busy for reader in self.readers):
             return False
@@ -344,7 +213,7 @@ class _World:
             if any(r.cache is None or r.cache.position(space, number) < applied for r in self.readers):
                 return False
         return all(
-            self.serving.group.committed.get((topic, number), 0) == end
+            self.faults.serving.group.committed.get((topic, number), 0) == end
             for (space, number), end in ends.items()
             for topic in ((FRAMES if space is Space.MARKET else WRITES),)
         )
@@ -363,7 +232,7 @@ class _World:
         at_ms = self.clock.ms
         copies = {
             "redis": redis_copy(self.redis.model.live()),
-            "disk": disk_copy(self.serving.disks, at_ms),
+            "disk": disk_copy(self.faults.serving.disks, at_ms),
             "changelog": changelog_copy(self.kafka, N_PARTITIONS, at_ms),
         }
         violations = [v for name, copy in copies.items() for v in check_at_rest(log, name, copy, at_ms=at_ms)]
