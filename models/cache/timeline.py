@@ -89,8 +89,12 @@ class Timelines:
         elif write.op == "delete_tag":
             self._tags[place, version] = write.tag
             gone = [key for key in self._keys[place] if write.tag in self._states[key][-1].tags]
-        else:
+        elif write.op == "clear":
             gone = [key for key in self._keys[place] if write.namespace in (None, parse_key(key).namespace)]
+        else:
+            raise ValueError(
+                f"a history of {write.op!r} writes cannot be checked: the log alone does not say what they did"
+            )
         for key in sorted(gone):
             if write.op == "delete" or self._states[key][-1].value is not None:
                 self._add(place, key, State(version, at_ms, None))

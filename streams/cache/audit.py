@@ -209,7 +209,8 @@ class Auditor:
         owned, slot, facet = sampled.owned, sampled.slot, sampled.facet
         if sampled.space is Space.GENERIC:
             unsaved, saving = owned.entries.unsaved, owned.entries.saving
-            return self._table.entry(owned.number, sampled.text, unsaved if sampled.text in unsaved else saving)
+            stored = self._table.entry(owned.number, sampled.text, unsaved if sampled.text in unsaved else saving)
+            return None if stored is None or decode_entry(stored) is None else stored
         if slot < 0:
             return None
         if facet != facets.BOOK:
