@@ -6,12 +6,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SETUP_LOG := $(VENV)/setup.log
 
-.PHONY: help demo test test-unit test-docker test-soak lint images setup lock clean
+.PHONY: help demo test test-unit test-docker test-soak test-coherence test-chaos lint images setup lock clean
 
 help: ## This list
 	@echo "MarketPrism: a market-data cache in which every value carries the Kafka offset that made it."
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "Set-up comes by itself with the first of them (a few minutes and 1 GB, once)."
 
@@ -31,6 +31,14 @@ test-docker: images ## Integration tests on containers, and the compose site up 
 test-soak: $(READY) ## Long tests: many kills in one replay
 	@$(BIN)/marketprism up --fetch-only
 	@$(BIN)/pytest -m soak
+
+test-coherence: $(READY) ## 1,500 seeds of the simulated faults, and every planted bug
+	@$(BIN)/pytest -m "soak or not soak" --ignore tests/coherence/test_chaos.py tests/coherence
+
+SECONDS ?= 600
+test-chaos: $(READY) ## Kills, freezes and restarts on real services for SECONDS=600
+	@$(BIN)/marketprism up --fetch-only
+	@MARKETPRISM_TEST_CHAOS_S=$(SECONDS) $(BIN)/pytest -s -m soak tests/coherence/test_chaos.py
 
 lint: $(READY) ## ruff, mypy and the import contracts
 	@$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaProducer
 from faust.exceptions import ConsistencyError
 from faust.types import TP
 
+from agents.audit import AuditAgent
 from agents.gateway import GatewayAgent
 from agents.health import HealthServer
 from agents.market import MarketAgent
@@ -23,6 +24,7 @@ from models.cache.version import offset_of
 from models.errors import DeadlineExceeded, ServiceUnavailable
 from streams import metrics
 from streams.age import process_age_s
+from streams.cache.audit import Auditor
 from streams.cache.coherence import Coherence
 from streams.cache.connect import connect_redis
 from streams.cache.redis import PartitionWriter
@@ -120,6 +122,10 @@ class Worker:
             deadline_s=settings.kafka.request_timeout_s,
         )
         self.ownership = Ownership(settings, table=self.table, producer=self.producer, coherence=self.coherence)
+        auditor = Auditor(
+            self.ownership, self.coherence, self.table, self.redis, url=settings.redis.url, prefix=prefix
+        )  # fmt: skip
+        self.audit = AuditAgent(auditor, settings.audit.keys_per_s, ready=lambda: self.ready and not self._failure_set)
         self.watchdog = Watchdog(settings.worker.stall_timeout_s)
         self.recovery = Recovery(
             self.app, self.table, settings, watchdog=self.watchdog, n_owned=lambda: len(self.ownership.partitions)
@@ -145,7 +151,7 @@ class Worker:
         self.recovery.enter(Phase.JOINING)
         self._tasks = [asyncio.create_task(self._or_fail(self._watch()))]  # Faust waits for its group while it starts
         await self._start_app()
-        lasting = self._heartbeats(), self._settle(), self._patrol(), self._watch_app()
+        lasting = self._heartbeats(), self._settle(), self._patrol(), self._watch_app(), self.audit.run()
         self._tasks += [asyncio.create_task(self._or_fail(work)) for work in lasting]
         await self._lag.__aenter__()
         event(log, "worker_started", id=settings.worker.id, port=self.health.port, prefix=prefix)

@@ -44,3 +44,10 @@ RECOVERY_REMAINING = Gauge("marketprism_recovery_remaining_records", "Changelog 
 RECOVERY_SECONDS = Gauge("marketprism_recovery_seconds", "From joining the group to serving, at the last recovery.")
 DISK_FULL = Gauge("marketprism_worker_disk_full", "1 while barriers wait for room on the disk.")
 CHECKPOINTS = Counter("marketprism_checkpoints", "Checkpoints of stores made.")
+AUDITED = Counter("marketprism_audit_keys", "Keys of Redis compared with the worker's pages.")
+AUDIT_VIOLATIONS = Counter("marketprism_audit_violations", "Keys that differed at an equal version; must stay 0.")
+AUDIT_LAG = Histogram(
+    "marketprism_audit_redis_lag_seconds",
+    "How far Redis' mark is behind what is applied, in log-append time, at each look.",
+    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5, 30),
+)

@@ -112,6 +112,12 @@ class ReaderSettings:
 
 
 @dataclass(frozen=True)
+class AuditSettings:
+    # of Redis, compared with the worker's pages each second; 0 = off
+    keys_per_s: Annotated[int, Meta(ge=0, le=10_000, description="keys, 0..10000")] = 20
+
+
+@dataclass(frozen=True)
 class ClockSettings:
     max_skew_ms: Annotated[float, Meta(ge=0, le=60_000, description="milliseconds, 0..60000")] = 50.0
 
@@ -132,6 +138,7 @@ class Settings:
     publisher: PublisherSettings = field(default_factory=PublisherSettings)
     instruments: InstrumentsSettings = field(default_factory=InstrumentsSettings)
     reader: ReaderSettings = field(default_factory=ReaderSettings)
+    audit: AuditSettings = field(default_factory=AuditSettings)
     clock: ClockSettings = field(default_factory=ClockSettings)
     log: LogSettings = field(default_factory=LogSettings)
 

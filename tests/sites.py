@@ -9,15 +9,20 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from aiokafka.admin import AIOKafkaAdminClient
 
 from streams.cache.connect import connect_redis
 from streams.services import temporary_site
+from streams.services.ports import HOST, free_ports, redis_answers
+from streams.services.process import LocalProcess
+from streams.services.redis import find_redis, redis_command
 from streams.settings import RedisSettings
 from tests.containers import container_site, docker_wanted, images_at_hand
 
 KAFKA_VARIABLE = "MARKETPRISM_TEST_KAFKA"
 REDIS_VARIABLE = "MARKETPRISM_TEST_REDIS"
+_REDIS_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -69,3 +74,30 @@ async def forget_keys(redis_url: str, prefix: str) -> int:
         for start in range(0, len(keys), 1000):
             await redis.delete(*keys[start : start + 1000])
     return len(keys)
+
+
+class OwnRedis:
+    """A Redis for one test to mistreat; it keeps nothing when it stops."""
+
+    def __init__(self, folder: Path) -> None:
+        self._port = free_ports(1)[0]
+        self._process = LocalProcess("Redis", folder)
+        (folder / "data").mkdir(parents=True)
+        self._command = redis_command(find_redis(), folder / "data", port=self._port, keep=False)
+        self.url = f"redis://{HOST}:{self._port}/0"
+
+    def start(self) -> None:
+        self._process.start(self._command, port=self._port)
+        self._process.wait_until_it_answers(lambda: redis_answers(self._port), _REDIS_S)
+
+    def stop(self) -> None:
+        self._process.stop(grace_s=0)
+
+    def freeze(self, frozen: bool) -> None:
+        record = self._process.find()
+        assert record is not None
+        server = psutil.Process(record.pid)
+        if frozen:
+            server.suspend()
+        else:
+            server.resume()

@@ -1,7 +1,7 @@
 """Pages: the records in which a partition's state rests in the changelog and in RocksDB, key by key.
 
-Every value begins with the owner token of its writer (protocol rule 1), little-endian i64. Numbers in keys are
-big-endian, so that a scan meets pages in order.
+Every value begins with the owner token of its writer (protocol rule 1), little-endian i64. A deletion has no value: its
+token is in the header `t`. Numbers in keys are big-endian, so that a scan meets pages in order.
 
 | key | value after the token |
 |---|---|
@@ -17,6 +17,7 @@ big-endian, so that a scan meets pages in order.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -35,6 +36,8 @@ T = TypeVar("T")
 OWNER = b"O"
 CONTROL = b"C"
 SLOTS, ROWS, WINDOWS, BOOK, CHUNK, PENDING, ENTRY = b"S", b"R", b"W", b"B", b"K", b"P", b"E"
+
+TOKEN_HEADER = "t"
 
 _TOKEN = struct.Struct("<q")
 _U32 = struct.Struct(">I")
@@ -117,6 +120,22 @@ def split_token(value: bytes) -> tuple[int, bytes]:
     if len(value) < _TOKEN.size:
         raise CorruptPage(f"a page of {len(value)} bytes has no owner token")
     return _TOKEN.unpack_from(value)[0], value[_TOKEN.size :]
+
+
+def deletion_headers(token: int) -> list[tuple[str, bytes]]:
+    """Headers of a record that deletes a page: a zombie's must be told from the owner's."""
+    return [(TOKEN_HEADER, _TOKEN.pack(token))]
+
+
+def writer_token(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> int | None:
+    """Owner token of a changelog record's writer; None for a deletion without one, as earlier versions wrote them.
+
+    Raises:
+        CorruptPage: a page that is too short for a token.
+    """
+    if value is not None:
+        return split_token(value)[0]
+    return next((_TOKEN.unpack(data)[0] for name, data in headers if name == TOKEN_HEADER and len(data) == 8), None)
 
 
 def encode_slots(instruments: list[Instrument]) -> bytes:

@@ -192,11 +192,7 @@ class Coherence:
         stored = {
             key[1:].decode(): body for key, body in self._table.pages(owned.number) if key.startswith(pages.ENTRY)
         }
-        for key, unsaved in owned.entries.unsaved.items():
-            if unsaved is None:
-                stored.pop(key, None)
-            else:
-                stored[key] = unsaved
+        stored.update(owned.entries.unsaved)  # also what a barrier is about to make durable
         return stored.items()
 
     def _lost(self, partitions: Iterable[OwnedPartition], exc: ServiceUnavailable) -> None:

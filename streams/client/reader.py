@@ -276,6 +276,8 @@ class MarketCache(DependentWrites):
             self._memory.put(
                 Held(at, view, shown, version, appended_ns, packed=packed, expires_at_ms=expires_at_ms, tags=tags)
             )
+        else:
+            self._memory.drop(at.key.text)  # what is held was right before the write
 
     def _own_group(self, field: str, written: list[Written]) -> list[int]:
         for partition, version, _ in written:

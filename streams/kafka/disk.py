@@ -41,6 +41,21 @@ def scan(db: rocksdict.Rdict) -> Iterator[tuple[bytes, bytes]]:
         cursor.status()
 
 
+def keys_of(db: rocksdict.Rdict, start: bytes) -> Iterator[bytes]:
+    """Keys from `start` on, rising.
+
+    Raises:
+        CorruptStore: as `scan`.
+    """
+    cursor = db.iter()
+    cursor.seek(start)
+    while cursor.valid():
+        yield cursor.key()
+        cursor.next()
+    with store_errors(Path(db.path())):
+        cursor.status()
+
+
 def open_checked(path: Path, open_: Callable[[Path], rocksdict.Rdict]) -> rocksdict.Rdict:
     """Open a store, or make an empty one, and read all of it once.
 

@@ -73,10 +73,10 @@ class Ownership:
             for number in numbers:
                 self._check_changelog(number, first=ends[changelog][number][0])
                 owned = await self._own(number)
-                beyond_end = any(
-                    owned.applied(space) >= 0 and offset_of(owned.applied(space)) >= ends[name][number][1]
-                    for space, name in names.items()
-                )
+                if beyond_end := _beyond_end(owned, names, ends):
+                    # A former owner may have applied what came after the first look, and its pages came after it too.
+                    again = await topic_offsets(self._settings, states.values())
+                    beyond_end = _beyond_end(owned, names, again)
                 if owned.check_topics({name: states[name].id for name in names.values()}, beyond_end=beyond_end):
                     event(log, "epoch_raised", level=logging.WARNING, partition=number, epoch=owned.epoch)
                 await self._coherence.take_over(owned)
@@ -241,3 +241,13 @@ class Ownership:
                         "this worker stops and leaves its disk as it was"
                     )
         return False
+
+
+def _beyond_end(
+    owned: OwnedPartition, names: Mapping[Space, str], ends: Mapping[str, Sequence[tuple[int, int]]]
+) -> bool:
+    """Whether something was applied that lies beyond its topic's end: the log lost it (rule 6)."""
+    return any(
+        owned.applied(space) >= 0 and offset_of(owned.applied(space)) >= ends[name][owned.number][1]
+        for space, name in names.items()
+    )

@@ -75,7 +75,7 @@ class FencedStore(Store):  # type: ignore[misc]
             raise
 
     def apply(self, partition: int, records: Sequence[Any]) -> None:
-        """Apply changelog records (`key`, `value`, `offset`) of one partition, offsets rising.
+        """Apply changelog records (`key`, `value`, `offset`, `headers`) of one partition, offsets rising.
 
         Raises:
             CorruptStore, DiskFull: they are not in the store.
@@ -85,10 +85,10 @@ class FencedStore(Store):  # type: ignore[misc]
         for record in records:
             if record.key == pages.OWNER:
                 newest = max(newest, pages.owner_token(record.value, record.offset))
+            elif (token := pages.writer_token(record.value, record.headers)) is not None and token < newest:
+                writes.put(REWRITE, b"")
             elif record.value is None:
                 writes.delete(record.key)
-            elif pages.split_token(record.value)[0] < newest:
-                writes.put(REWRITE, b"")
             else:
                 writes.put(record.key, record.value)
         writes.put(NEWEST_TOKEN, str(newest).encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import rocksdict
@@ -15,7 +16,7 @@ from models.cache.version import version
 from models.errors import CorruptPage, PublishFailed
 from models.market import pages
 from models.market.pages import Flush, Record
-from streams.kafka.disk import scan, store_errors
+from streams.kafka.disk import keys_of, scan, store_errors
 from streams.kafka.store import NEWEST_TOKEN, REWRITE, ROCKSDB, FencedStore
 
 BATCH_BYTES = 1 << 20
@@ -64,6 +65,14 @@ class PageTable(Table):  # type: ignore[misc]
             value = self.data.db(partition).get(key)
         return None if value is None else pages.split_token(value)[1]
 
+    def keys_from(self, partition: int, start: bytes, n_keys: int) -> list[bytes]:
+        """The next keys of pages on disk, rising; `start` itself is one of them if it is there.
+
+        Raises:
+            CorruptStore: a block cannot be read.
+        """
+        return list(islice(keys_of(self.data.db(partition), start), n_keys))
+
     async def take(
         self, producer: AIOKafkaProducer, partition: int, *, epoch: int, owner: str, deadline_s: float
     ) -> int:
@@ -94,7 +103,8 @@ class PageTable(Table):  # type: ignore[misc]
         topic = self.changelog_topic_name
         groups = [[(key, _stamped(token, body)) for key, body in group] for group in flush.groups]
         control = (flush.control[0], _stamped(token, flush.control[1]))
-        offsets = await _acknowledged(producer, topic, partition, groups, deadline_s) if groups else []
+        deletion = pages.deletion_headers(token)
+        offsets = await _acknowledged(producer, topic, partition, groups, deadline_s, deletion) if groups else []
         offsets += await _acknowledged(producer, topic, partition, [[control]], deadline_s)
         return Sent(offsets, [record for group in groups for record in group] + [control])
 
@@ -138,9 +148,18 @@ def _stamped(token: int, body: bytes | None) -> bytes | None:
 
 
 async def _acknowledged(
-    producer: AIOKafkaProducer, topic: str, partition: int, groups: list[list[Record]], deadline_s: float
+    producer: AIOKafkaProducer,
+    topic: str,
+    partition: int,
+    groups: list[list[Record]],
+    deadline_s: float,
+    deletion: list[tuple[str, bytes]] | None = None,
 ) -> list[range]:
-    """Send groups of records in order, none cut by the border of a batch; each batch's offsets once all are acked."""
+    """Send groups of records in order, none cut by the border of a batch; each batch's offsets once all are acked.
+
+    Args:
+        deletion: headers of the records that have no value.
+    """
     try:
         async with asyncio.timeout(deadline_s):
             sent = []
@@ -151,7 +170,8 @@ async def _acknowledged(
                     sent.append((await producer.send_batch(batch, topic, partition=partition), n_in_batch))
                     batch, n_in_batch, size = producer.create_batch(), 0, 0
                 for key, value in group:
-                    if batch.append(key=key, value=value, timestamp=None) is None:
+                    headers = deletion if value is None and deletion else []  # a list: aiokafka takes nothing else
+                    if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
                         raise CorruptPage(
                             f"{len(group)} pages of one group ({group_bytes} bytes) do not fit a batch of {BATCH_BYTES}"
                         )

@@ -20,13 +20,11 @@ from streams.days.day import Day
 from streams.days.replay import Pause, Replay
 from streams.days.served import disk_finals, redis_differences, served_digest, wait_served
 from streams.kafka.admin import ensure_topics
-from streams.services.ports import HOST, free_ports, redis_answers
-from streams.services.process import LocalProcess
-from streams.services.redis import find_redis, redis_command
+from streams.services.ports import free_ports
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings
 from tests.conftest import WaitUntil
-from tests.sites import forget_keys
+from tests.sites import OwnRedis, forget_keys
 from tests.workers import GOLDEN, ask, in_redis, marks, metric, reached, sample_day
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -43,33 +41,6 @@ def day() -> Day:
 @pytest.fixture
 def small_frames(settings: Settings) -> Settings:
     return replace(settings, publisher=replace(settings.publisher, frame_ticks=64))
-
-
-class OwnRedis:
-    """A Redis for one test to mistreat; it keeps nothing when it stops."""
-
-    def __init__(self, folder: Path) -> None:
-        self._port = free_ports(1)[0]
-        self._process = LocalProcess("Redis", folder)
-        (folder / "data").mkdir(parents=True)
-        self._command = redis_command(find_redis(), folder / "data", port=self._port, keep=False)
-        self.url = f"redis://{HOST}:{self._port}/0"
-
-    def start(self) -> None:
-        self._process.start(self._command, port=self._port)
-        self._process.wait_until_it_answers(lambda: redis_answers(self._port), DEADLINE_S)
-
-    def stop(self) -> None:
-        self._process.stop(grace_s=0)
-
-    def freeze(self, frozen: bool) -> None:
-        record = self._process.find()
-        assert record is not None
-        server = psutil.Process(record.pid)
-        if frozen:
-            server.suspend()
-        else:
-            server.resume()
 
 
 @pytest.fixture

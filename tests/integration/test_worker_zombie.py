@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from models.cache.keys import parse_key
 from models.market import pages
 from streams.client.publisher import TickPublisher
 from streams.client.reader import MarketCache
@@ -22,7 +23,7 @@ from streams.services.ports import free_ports
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings
 from tests.conftest import WaitUntil
-from tests.workers import GOLDEN, ask, changelog_of, is_gone, marks, on_disk, reached, sample_day, share
+from tests.workers import GOLDEN, ask, changelog_of, is_gone, marks, on_disk, reached, sample_day, share, wipe
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -151,3 +152,34 @@ async def test_an_idle_owner_writes_over_what_a_zombie_wrote_above_its_pages(
         # A flush that was under way leaves one too, before it is known that the zombie's lies between.
         await wait_until(lambda: "pages_written_again" in log.read_text(), DEADLINE_S, "all pages written once more")
         assert (await ask(settings, "/health"))[0] == 200
+
+
+async def test_a_zombies_deletion_is_passed_over_by_a_recovery(
+    settings: Settings, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    async with WorkerProcess(settings, tmp_path / "log") as worker:
+        await worker.stop()
+        await worker.start()  # the first owner's token was 0
+        async with MarketCache(settings, follow=False) as cache:
+            version = await cache.put("kept:a", "the owner's")
+
+        async def in_the_changelog() -> bool:
+            """The entry, and after it the control page that ends the flush."""
+            keys = [r.key async for rs in read_changelog(settings.kafka, changelog, number, start=0) for r in rs]
+            entry = pages.ENTRY + b"kept:a"
+            return entry in keys and pages.CONTROL in keys[keys.index(entry) :]
+
+        changelog, number = await changelog_of(settings), parse_key("kept:a").partition(settings.kafka.partitions)
+        await wait_until(in_the_changelog, DEADLINE_S, "the entry in the changelog")
+        await worker.kill()
+        producer = await start_producer(settings.kafka)
+        try:
+            key, headers = pages.ENTRY + b"kept:a", pages.deletion_headers(0)
+            await producer.send_and_wait(changelog, None, key=key, partition=number, headers=headers)
+        finally:
+            await stop_client(producer)
+        wipe(settings)
+        await worker.start()
+        async with MarketCache(settings, follow=False) as cache:
+            entry = await cache.get("kept:a")
+            assert entry is not None and (entry.version, entry.value) == (version, "the owner's")

@@ -150,3 +150,16 @@ def test_pages_that_are_written_again_bring_the_entries_that_rest_on_disk() -> N
     written = dict(record for group in again.flush().groups for record in group)
     assert written[b"Ea:1"] == dict(records)[b"Ea:1"]
     assert written[b"Ea:2"] == encode_grave(3)
+
+
+def test_what_a_barrier_took_counts_until_it_is_durable(log: Log) -> None:
+    """A rewrite of Redis meanwhile would else take older entries from the disk and claim to be complete."""
+    put = log("put", "app:a", value=b"\x01")
+    log.partition.flush()
+    assert log.partition.unsaved == {"app:a": put.stored}
+    newer = log("put", "app:a", value=b"\x02")
+    log.partition.saved()
+    assert log.partition.unsaved == {"app:a": newer.stored}, "the flush held the older one"
+    log.partition.flush()
+    log.partition.saved()
+    assert log.partition.unsaved == {}

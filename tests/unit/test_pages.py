@@ -134,3 +134,9 @@ def test_a_token_is_the_epoch_that_an_owner_record_carries_and_the_offset_it_get
     assert pages.owner_token(pages.owner_record(0, "host")[1], 12) == 12
     for other in (None, b"", b"hostname-of-old", b"\xff" * 8):
         assert pages.owner_token(other, 12) == 12, "a record of another form is of epoch 0"
+
+
+def test_a_deletion_tells_who_wrote_it_in_a_header() -> None:
+    assert pages.writer_token(None, [("x", b"y"), *pages.deletion_headers(7 << 48 | 5)]) == 7 << 48 | 5
+    assert pages.writer_token(pages.with_token(9, b"body"), pages.deletion_headers(5)) == 9
+    assert pages.writer_token(None, []) is None
