@@ -17,6 +17,7 @@ SCENARIOS = {
     "soak": "Memory and event loop of a worker at full speed for long.",
     "peers": "Ticks per CPU second against Quix Streams and Bytewax.",
     "cache": "A hit beside other caches, Redis reads, tiers that agree.",
+    "readers": "Late answers to thousands of open sessions, over memory and Redis.",
     "replay": "CPU of replaying a day at full speed, and lateness at a pace.",
 }
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from agents.bench.flow import flowing
+from agents.bench.heard import wait_heard, wait_synced
 from agents.bench.producer import TickLog, tick_log
 from agents.bench.site import BenchSite, forget_run
 from agents.bench.worker import check_served
 from models.cache.keys import Space, market_key
-from models.cache.version import offset_of
-from models.errors import DeadlineExceeded
 from models.market.facets import QUOTE, TRADE
 from models.perf.ticks import SeededTicks
 from streams.client.reader import Entry, MarketCache
@@ -24,7 +23,6 @@ from streams.settings import Settings
 _RATE = 20_000.0  # ticks a second
 _FRAME_TICKS = 256
 _SESSIONS = 50
-_DEADLINE_S = 60.0
 _POLL_S = 0.01
 _WRITTEN_S = 5.0
 
@@ -56,8 +54,7 @@ async def count_violations(site: BenchSite, *, instruments: int, seconds: float,
 
 
 async def _while_it_flows(cache: MarketCache, settings: Settings, log: TickLog, seconds: float) -> int:
-    numbers = range(settings.kafka.partitions)
-    await _until(lambda: all(cache.synced(space, n) for space in Space for n in numbers), "the first invalidations")
+    await wait_synced(cache, Space, settings.kafka.partitions)
     keys, broken, newest = _market_keys(log), 0, dict[str, int]()
     ends, turn = time.monotonic() + seconds, 0
     async with flowing(log, _RATE):
@@ -75,10 +72,7 @@ async def _while_it_flows(cache: MarketCache, settings: Settings, log: TickLog, 
 
 
 async def _at_rest(cache: MarketCache, settings: Settings, log: TickLog) -> int:
-    await _until(
-        lambda: all(_reached(cache.position(Space.MARKET, n), offset) for n, offset in log.sender.offsets.items()),
-        "the last invalidations",
-    )
+    await wait_heard(cache, log.sender.offsets)
     keys = [*_market_keys(log), *(f"session:{number}" for number in range(_SESSIONS))]
     held = await _read(cache, keys)
     async with MarketCache(settings, follow=False) as bare:
@@ -108,15 +102,3 @@ def _content(entry: Entry | None) -> object:
 
 def _market_keys(log: TickLog) -> list[str]:
     return [market_key(i.text, facet) for i in log.source.instruments for facet in (TRADE, QUOTE)]
-
-
-def _reached(version: int, offset: int) -> bool:
-    return version >= 0 and offset_of(version) >= offset
-
-
-async def _until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + _DEADLINE_S
-    while not condition():
-        if time.monotonic() > end:
-            raise DeadlineExceeded(f"{what} did not come within {_DEADLINE_S:g} s")
-        await asyncio.sleep(_POLL_S)
