@@ -150,7 +150,7 @@ def _offsets(told: Mapping[str, Any]) -> dict[int, int]:
 @click.option("--sessions", type=click.IntRange(1, 1_000_000), default=10_000, show_default=True, help="Open ones.")
 @click.option("--instruments", type=click.IntRange(60, 100_000), default=2_000, show_default=True)
 @click.option(
-    "--cache-bytes", type=click.IntRange(min=1 << 16), default=4 << 20, show_default=True,
+    "--cache-bytes", type=click.IntRange(min=1 << 16), default=5 << 20, show_default=True,
     help="Of the reader's memory: less than the market needs, so that Redis is read, too.",
 )  # fmt: skip
 @click.option("--rate", type=click.IntRange(1, 10_000_000), default=20_000, show_default=True, help="Ticks a second.")

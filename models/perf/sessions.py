@@ -227,5 +227,4 @@ def _chance(seed: int, session: NDArray[np.int32], number: NDArray[np.int64], dr
     x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     x ^= x >> np.uint64(31)
-    chance: NDArray[np.float64] = (x >> np.uint64(11)) * 2.0**-53
-    return chance
+    return (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
