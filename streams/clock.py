@@ -8,9 +8,9 @@ from collections.abc import Callable
 Clock = Callable[[], int]  # UTC ns
 
 
-def now_ns() -> int:
-    """The machine's clock, UTC ns. It dates and ages; it never decides which of two values is newer."""
-    return time.time_ns()
+# The machine's clock, UTC ns. It dates and ages; it never decides which of two values is newer. A plain name of it: a
+# function around it would be a tenth of a read from memory.
+now_ns: Clock = time.time_ns
 
 
 class SettableClock:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+from collections.abc import Iterator
+from typing import Protocol
+from weakref import WeakSet
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from models.cache.stats import CacheStats
 
 TICKS = Counter("marketprism_market_ticks", "Rows applied to the state.")
 FRAMES = Counter("marketprism_market_frames", "Frames applied to the state.")
@@ -51,3 +60,39 @@ AUDIT_LAG = Histogram(
     "How far Redis' mark is behind what is applied, in log-append time, at each look.",
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5, 30),
 )
+
+
+class ReaderMemory(Protocol):
+    """A reader's memory tier, as far as it is counted."""
+
+    stats: CacheStats
+
+    @property
+    def bytes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+
+READERS: WeakSet[ReaderMemory] = WeakSet()  # of this process
+
+
+class _Readers(Collector):
+    """Sums over all readers of the process when it is scraped: a counter of its own at each hit would cost more."""
+
+    def collect(self) -> Iterator[Metric]:
+        readers = list(READERS)
+        hits = CounterMetricFamily("marketprism_reader_hits", "Reads that found an entry in memory.")
+        hits.add_metric([], sum(reader.stats.hits for reader in readers))
+        misses = CounterMetricFamily("marketprism_reader_misses", "Reads that found none.")
+        misses.add_metric([], sum(reader.stats.misses for reader in readers))
+        left = CounterMetricFamily("marketprism_reader_left", "Entries that left memory.", labels=["reason"])
+        for reason in CacheStats().left:
+            left.add_metric([reason.value], sum(reader.stats.left[reason] for reader in readers))
+        size = GaugeMetricFamily("marketprism_reader_memory_bytes", "What the entries in memory take.")
+        size.add_metric([], sum(reader.bytes for reader in readers))
+        entries = GaugeMetricFamily("marketprism_reader_memory_entries", "Entries in memory.")
+        entries.add_metric([], sum(len(reader) for reader in readers))
+        yield from (hits, misses, left, size, entries)
+
+
+REGISTRY.register(_Readers())

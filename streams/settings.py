@@ -105,6 +105,7 @@ class InstrumentsSettings:
 @dataclass(frozen=True)
 class ReaderSettings:
     memory_bytes: Annotated[int, Meta(ge=1 << 16, le=1 << 40, description="bytes, 65536..1099511627776")] = 64 << 20
+    policy: Literal["s3fifo", "adaptive", "lru", "lfu", "lirs", "tinylfu"] = "s3fifo"  # docs/caching.md says which
     # how long a read waits for a tier to reach its floor before TooStale
     max_wait_s: Annotated[float, Meta(ge=0, le=60, description="seconds, 0..60")] = 1.0
     # keys whose newest invalidation is remembered

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from models.cache.adaptive import Adaptive
 from models.cache.lfu import LFU
-from models.cache.lirs import _GHOSTS_A_KEY, LIRS
 from models.cache.lirs import _HIR as HIR
 from models.cache.lirs import _LIR as LIR
+from models.cache.lirs import GHOSTS_A_KEY, LIRS
 from models.cache.lru import LRU
 from models.cache.policy import BoundedPolicy, Policy
 from models.cache.s3fifo import S3FIFO
@@ -71,7 +71,7 @@ def _check_lirs(policy: LIRS[int]) -> None:
     assert {key for key, slot in stack.items() if slot is None} == policy._ghosts._keys.keys()
     assert all(slot is None or slot is slots[key] for key, slot in stack.items())
     assert not stack or next(iter(stack)) in lir
-    assert len(policy._ghosts) <= _GHOSTS_A_KEY * policy.capacity.max_entries
+    assert len(policy._ghosts) <= GHOSTS_A_KEY * policy.capacity.max_entries
 
 
 def _check_lfu(policy: LFU[int]) -> None:
@@ -106,7 +106,8 @@ def _check_adaptive(policy: Adaptive[int]) -> None:
 
 def _check_ttl(policy: TTL[int]) -> None:
     check_whole(policy._inner)
-    assert policy._deadlines.keys() == set(policy._inner)
-    live = {(deadline, key) for deadline, _, key in policy._heap}
-    assert {(deadline, key) for key, deadline in policy._deadlines.items()} <= live
-    assert len(policy._heap) <= 2 * len(policy._deadlines) + 64 + 1
+    deadlines = policy._deadlines
+    assert deadlines._by_key.keys() == set(policy._inner)
+    live = {(deadline, key) for deadline, _, key in deadlines._heap}
+    assert {(deadline, key) for key, deadline in deadlines._by_key.items()} <= live
+    assert len(deadlines._heap) <= 2 * len(deadlines) + 64 + 1

@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
-import time
-from collections.abc import Callable
 
 import orjson
 
 from agents.bench.child import hear_parent, tell_parent
+from agents.bench.heard import wait_heard, wait_synced
 from agents.cli.output import run
 from models.cache.invalidation import Invalidation, Source
 from models.cache.keys import Space
-from models.cache.version import offset_of
-from models.errors import DeadlineExceeded
 from models.perf.ticks import SeededTicks
 from streams.client.reader import MarketCache
 from streams.clock import now_ns
@@ -23,8 +20,6 @@ from streams.settings import Settings, load_settings
 
 FACETS = ("trade", "quote")
 _A_TURN = 500
-_DEADLINE_S = 60.0
-_POLL_S = 0.01
 
 
 async def follow(settings: Settings, *, instruments: int) -> None:
@@ -41,7 +36,7 @@ async def follow(settings: Settings, *, instruments: int) -> None:
             seen[partition].append((now_ns(), int((record.stamps["n_ticks"] * (record.stamps["due_ns"] > 0)).sum())))
 
     async with MarketCache(settings, heard=stamp) as cache:
-        await _until(lambda: all(cache.synced(Space.MARKET, number) for number in numbers), "the first invalidations")
+        await wait_synced(cache, (Space.MARKET,), len(numbers))
         for at in range(0, len(keys), _A_TURN):
             await asyncio.gather(*(cache.get(key) for key in keys[at : at + _A_TURN]))
         for stamps in seen:
@@ -50,27 +45,12 @@ async def follow(settings: Settings, *, instruments: int) -> None:
         gc.freeze()
         tell_parent(held=len(cache.memory))
         offsets = {int(number): offset for number, offset in (await hear_parent())["offsets"].items()}
-        await _until(
-            lambda: all(_reached(cache.position(Space.MARKET, n), offset) for n, offset in offsets.items()),
-            "the last invalidations",
-        )
+        await wait_heard(cache, offsets)
         entries = [await cache.get(key) for key in keys]
         from_memory = sum(entry is not None and entry.tier == "memory" for entry in entries)
         values = {entry.key: entry.value for entry in entries if entry is not None}
         tell_parent(seen=seen, from_memory=from_memory, values=values)
         await hear_parent()
-
-
-def _reached(version: int, offset: int) -> bool:
-    return version >= 0 and offset_of(version) >= offset
-
-
-async def _until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + _DEADLINE_S
-    while not condition():
-        if time.monotonic() > end:
-            raise DeadlineExceeded(f"{what} did not come within {_DEADLINE_S:g} s")
-        await asyncio.sleep(_POLL_S)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ SCENARIOS = {
     "handover": "Seconds until another worker serves: after `kill -9`, after SIGTERM.",
     "soak": "Memory and event loop of a worker at full speed for long.",
     "peers": "Ticks per CPU second against Quix Streams and Bytewax.",
+    "cache": "A hit beside other caches, Redis reads, tiers that agree.",
+    "readers": "Late answers to thousands of open sessions, over memory and Redis.",
     "replay": "CPU of replaying a day at full speed, and lateness at a pace.",
 }
 

@@ -51,15 +51,20 @@ class GroupFloors:
     """Floors of tags, namespaces and flush-all: an entry whose version is below one of its floors is gone (rule 13).
 
     Bounded like `KeyFloors`: what falls out is rounded up, which makes a miss too many, never a value that was deleted.
+
+    Attributes:
+        newest: no floor is above it.
     """
 
     def __init__(self, capacity: int = 65_536) -> None:
         self._tags = KeyFloors(capacity)
         self._namespaces = KeyFloors(capacity)
         self._flush = NOTHING
+        self.newest = NOTHING
 
     def note(self, field: str, version: int) -> None:
         """`field` is `t:<tag>`, `n:<namespace>` or `*`, as in the Redis hash `@floors`; other fields are ignored."""
+        self.newest = max(self.newest, version)
         if field == "*":
             self._flush = max(self._flush, version)
         elif field.startswith("t:"):
@@ -69,6 +74,8 @@ class GroupFloors:
 
     def exists(self, version: int, namespace: str, tags: Iterable[str]) -> bool:
         """Whether an entry written at `version` is above the floors of flush-all, its namespace and its tags."""
+        if version >= self.newest:
+            return True
         if version < self._flush or version < self._namespaces.floor(namespace_field(namespace)):
             return False
         return all(version >= self._tags.floor(tag_field(tag)) for tag in tags)

@@ -9,7 +9,7 @@ from models.cache.ghost import Ghosts
 from models.cache.policy import BoundedPolicy, Capacity, K, Listener, Slot
 
 RESIDENT_HIR_RATIO = 0.01  # of the capacity, for keys of high inter-reference recency; section 3.3 of the paper
-_GHOSTS_A_KEY = 2  # bound on history, which the paper leaves open
+GHOSTS_A_KEY = 2  # bound on history, which the paper leaves open
 _HIR, _LIR = 1, 2
 
 
@@ -88,7 +88,7 @@ class LIRS(BoundedPolicy[K]):
         if key in self._stack:
             self._stack[key] = None
             self._ghosts.add(key)
-            while len(self._ghosts) > _GHOSTS_A_KEY * len(self._slots):
+            while len(self._ghosts) > GHOSTS_A_KEY * len(self._slots):
                 del self._stack[self._ghosts.pop()]
         return key
 

@@ -7,20 +7,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from models.cache.adaptive import Adaptive
 from models.cache.belady import belady_hits
-from models.cache.lfu import LFU
-from models.cache.lirs import LIRS
-from models.cache.lru import LRU
-from models.cache.policy import BoundedPolicy, Capacity, Policy
-from models.cache.s3fifo import S3FIFO
+from models.cache.policies import NAMES, make_policy
+from models.cache.policy import Capacity, Policy
 from models.cache.stats import CacheStats
-from models.cache.tinylfu import TinyLFU
 from models.cache.ttl import TTL
 
 BELADY = "belady"
-_POLICIES: tuple[type[BoundedPolicy[int] | Adaptive[int]], ...] = (LRU, LFU, LIRS, TinyLFU, S3FIFO, Adaptive)
-POLICIES = (BELADY, TTL.name, *(policy.name for policy in _POLICIES))
+POLICIES = (BELADY, TTL.name, *NAMES)
 _CHUNK = 1 << 16
 
 
@@ -51,11 +45,10 @@ def simulate(
     if name == TTL.name:
         _read_timed(TTL(Capacity(entries), stats.heard, ttl_ns=ttl_requests), keys, stats, heard)
         return stats
-    for policy in _POLICIES:
-        if policy.name == name:
-            _read(policy(Capacity(entries), stats.heard), keys, stats, heard)
-            return stats
-    raise ValueError(f"no policy is called {name!r}; there are {', '.join(POLICIES)}")
+    if name not in POLICIES:
+        raise ValueError(f"no policy is called {name!r}; there are {', '.join(POLICIES)}")
+    _read(make_policy(name, Capacity(entries), stats.heard), keys, stats, heard)
+    return stats
 
 
 def _read(policy: Policy[int], keys: NDArray[np.int64], stats: CacheStats, heard: Callable[[int], None]) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from heapq import heapify, heappop, heappush
 from typing import Generic
 
+from models.cache.deadlines import Deadlines
 from models.cache.lru import LRU
 from models.cache.policy import Capacity, K, Listener, Policy, Reason
 
 _MAX_STEPS = 1000  # a call of `advance` may take, some ms
-_SLACK = 64
 
 
 class TTL(Generic[K]):
@@ -40,9 +39,7 @@ class TTL(Generic[K]):
         self.now_ns = 0
         self._inner = inner(capacity, self._left)
         self._listener = listener
-        self._deadlines: dict[K, int] = {}
-        self._heap: list[tuple[int, int, K]] = []  # deadline, number, key; some are of entries that left otherwise
-        self._number = 0
+        self._deadlines: Deadlines[K] = Deadlines()
         self._is_expiring = False
 
     @property
@@ -54,7 +51,8 @@ class TTL(Generic[K]):
         return self._inner.weight
 
     def __contains__(self, key: object) -> bool:
-        return key in self._inner and self._deadlines[key] > self.now_ns  # type: ignore[index]  # it is one of ours
+        deadline = self._deadlines.get(key)  # type: ignore[arg-type]  # it is one of ours, or has none
+        return deadline is not None and deadline > self.now_ns
 
     def __len__(self) -> int:
         """Entries that take room; those whose time has come count until `advance` or a touch meets them."""
@@ -70,13 +68,9 @@ class TTL(Generic[K]):
         """Let time pass and drop what is due, at most 1,000 entries a call; how many. Time never goes back."""
         self.now_ns = max(self.now_ns, now_ns)
         n = 0
-        for _ in range(_MAX_STEPS):
-            if not self._heap or self._heap[0][0] > self.now_ns:
-                break
-            deadline, _, key = heappop(self._heap)
-            if self._deadlines.get(key) == deadline:
-                self._expire(key)
-                n += 1
+        for key in self._deadlines.due(self.now_ns, _MAX_STEPS):
+            self._expire(key)
+            n += 1
         return n
 
     def touch(self, key: K) -> bool:
@@ -97,13 +91,7 @@ class TTL(Generic[K]):
             self._expire(key)
         if deadline_ns <= self.now_ns or not self._inner.put(key, weight):
             return False
-        if self._deadlines.get(key) != deadline_ns:
-            self._deadlines[key] = deadline_ns
-            self._number += 1
-            heappush(self._heap, (deadline_ns, self._number, key))
-            if len(self._heap) > 2 * len(self._deadlines) + _SLACK:
-                self._heap = [item for item in self._heap if self._deadlines.get(item[2]) == item[0]]
-                heapify(self._heap)
+        self._deadlines.set(key, deadline_ns)
         return True
 
     def remove(self, key: K) -> bool:
@@ -114,7 +102,7 @@ class TTL(Generic[K]):
 
     def clear(self) -> None:
         self._inner.clear()
-        self._heap.clear()
+        self._deadlines.clear()
 
     def _expire(self, key: K) -> None:
         self._is_expiring = True
@@ -125,6 +113,6 @@ class TTL(Generic[K]):
 
     def _left(self, key: K, weight: int, reason: Reason) -> None:
         if reason is not Reason.REPLACED:
-            del self._deadlines[key]
+            self._deadlines.drop(key)
         if self._listener is not None:
             self._listener(key, weight, Reason.EXPIRED if self._is_expiring else reason)

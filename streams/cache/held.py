@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from sys import getsizeof
+from typing import Any
 
 import msgspec
 
@@ -16,11 +18,16 @@ from models.cache.rows import Value, as_people_see, carried_facet, carried_versi
 from models.cache.version import NOTHING
 from models.market.facets import BOOK
 
-_OVERHEAD_BYTES = (
-    750  # entry, key and their places in the tables: tracemalloc says 744 for a quote, 541 for a generic key
-)
-_TEXT_BYTES = 60  # one decimal string as Python holds it
-_N_TEXTS = 8  # of a row, its packed form included
+# The first byte of msgpack values that a reader could change: arrays, maps, extensions. All others are immutable.
+_CONTAINERS = frozenset((*range(0x80, 0xA0), *range(0xC7, 0xCA), *range(0xD4, 0xD9), *range(0xDC, 0xE0)))
+
+# Bytes on 64-bit CPython 3.11, rounded up as its allocator does; tests/unit/test_memory.py holds them to tracemalloc.
+_ENTRY = 480  # struct, key, place, their numbers, and the place in the table of entries
+_MARKET = 440  # the instrument's text and hash, and the index by facet
+_EXPIRES = 420  # a deadline's place in table and heap, which may hold as many that are true no more
+_SHOWN = 900  # a row, and the dict of texts that it becomes when it is read
+_LEVEL = 220  # a price and a size as a pair of texts
+_OBJECT = 64  # a bytes object, or a tuple, without what is in it
 
 
 class Held(msgspec.Struct):
@@ -32,11 +39,11 @@ class Held(msgspec.Struct):
         version: of the value; -1 = there is none (a known miss).
         as_of: the value was right as of this version, which may be newer than its own.
         watermark_ns: proof that came with it, UTC ns; 0 = none.
-        value: of a market key as people see it, its leaves are immutable; made of the row when it is first read.
-        packed: of a generic key: msgpack.
+        value: of a market key as people see it, its leaves are immutable; made of the row when it is first read. Of a
+            generic key, once it is decoded: what is immutable.
+        packed: of a generic key that can be changed by who reads it: msgpack, decoded anew for each reader.
         expires_at_ms: UTC ms, None = never.
         tags: of a generic key.
-        used: read since the last look of the eviction.
         row: of a market key that is no book: the row's 72 bytes behind its version.
     """
 
@@ -45,11 +52,10 @@ class Held(msgspec.Struct):
     version: int = NOTHING
     as_of: int = NOTHING
     watermark_ns: int = 0
-    value: Value | None = None
+    value: Any = None
     packed: bytes = b""
     expires_at_ms: int | None = None
     tags: tuple[str, ...] = ()
-    used: bool = False
     row: bytes = b""
 
     @property
@@ -61,7 +67,18 @@ class Held(msgspec.Struct):
         """The row as people see it: 3 us once, then kept. Only with a row."""
         if self.value is None:
             self.value = as_people_see(unpack_body(self.version, self.row))
-        return self.value
+        value: Value = self.value
+        return value
+
+    def take(self, packed: bytes) -> None:
+        """A generic value's msgpack; bytes that are none make it a miss, as far as that is seen without decoding."""
+        if not packed or packed[0] in _CONTAINERS:
+            self.packed = packed
+            return
+        try:
+            self.value = msgspec.msgpack.decode(packed)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self.version = NOTHING
 
     def renew(self, as_of: int, body: bytes) -> bool:
         """Take the row that an invalidation up to `as_of` carries; False: it is no row of this key, drop the entry."""
@@ -76,14 +93,18 @@ class Held(msgspec.Struct):
         return True
 
     def cost_bytes(self) -> int:
-        """Rough cost in memory, rather too high than too low; a row's stays as it is when it is renewed or read."""
-        key = self.at.key
-        if key.space is not Space.MARKET:
-            return _OVERHEAD_BYTES + len(self.packed)
-        if key.facet != BOOK:
-            return _OVERHEAD_BYTES + _N_TEXTS * _TEXT_BYTES
-        n_levels = 0 if self.value is None else len(self.value["bids"]) + len(self.value["asks"])
-        return _OVERHEAD_BYTES + 4 * n_levels * _TEXT_BYTES
+        """Cost in memory, rather too high than too low; a row's stays as it is when it is renewed or read."""
+        at, key = self.at, self.at.key
+        cost = _ENTRY + getsizeof(key.text) + len(at.redis_key) + len(at.mark_key) + 2 * _OBJECT
+        if key.space is Space.MARKET:
+            if key.facet != BOOK:
+                return cost + _MARKET + len(key.kafka_key) + _SHOWN
+            n_levels = 0 if self.value is None else len(self.value["bids"]) + len(self.value["asks"])
+            return cost + _MARKET + len(key.kafka_key) + _SHOWN + n_levels * _LEVEL
+        cost += getsizeof(self.value) + (len(self.packed) + _OBJECT if self.packed else 0)
+        if self.tags:
+            cost += _OBJECT + sum(getsizeof(tag) + 16 for tag in self.tags)
+        return cost if self.expires_at_ms is None else cost + _EXPIRES
 
 
 def held_value(at: Location, view: PartitionView, mark: Mark, data: bytes | None) -> Held:
@@ -100,7 +121,8 @@ def held_value(at: Location, view: PartitionView, mark: Mark, data: bytes | None
         decoded = decode_entry(data)
         if decoded is not None and view.groups.exists(decoded[0], key.namespace, decoded[1].tags):
             held.version, stored = decoded
-            held.packed, held.tags, held.expires_at_ms = stored.value, stored.tags, stored.expires_at_ms
+            held.tags, held.expires_at_ms = stored.tags, stored.expires_at_ms
+            held.take(stored.value)
     return held
 
 

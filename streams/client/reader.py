@@ -13,8 +13,9 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack
+from enum import Enum
 from functools import lru_cache, partial
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -23,12 +24,15 @@ from models.cache.coherence import PartitionView
 from models.cache.floors import namespace_field, tag_field
 from models.cache.keys import Location, Space, locate
 from models.cache.mark import Mark
+from models.cache.policy import Reason
+from models.cache.version import MAX_OFFSET
 from models.cache.write import CacheWrite, encode_value
 from models.errors import Recoverable, TooStale
 from models.market.facets import BOOK
+from streams import metrics
 from streams.cache.connect import connect_redis
 from streams.cache.held import Held, held_book, held_value
-from streams.cache.memory import Memory
+from streams.cache.memory import Memory, OnEvict
 from streams.cache.reads import RedisReads
 from streams.client.dependent import DependentWrites
 from streams.client.listener import Listener
@@ -40,7 +44,18 @@ from streams.settings import Settings
 _FIRST_WAIT_S = 0.002
 _LONGEST_WAIT_S = 0.05
 _MS = 1_000_000
-_LOCATIONS = 65_536  # keys whose place is remembered; about 500 bytes each
+_PLACES = 65_536  # keys whose place is remembered, so that it is not worked out again for each read of a tier
+_PLACE_BYTES = 900
+_PLACES_RATIO = 0.1  # of the memory tier's bytes, which they are counted in
+
+
+class Unknown(Enum):
+    """What memory says of a key that it cannot answer for."""
+
+    UNKNOWN = "unknown"
+
+
+UNKNOWN: Final = Unknown.UNKNOWN  # looking it up in the class costs a tenth of a hit
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -74,10 +89,17 @@ class MarketCache(DependentWrites):
             kept, and Kafka is needed only for writes: for one look.
         clock: UTC ns.
         heard: called in the event loop with a partition and a record once memory is as the record says; not to block.
+        on_evict: called for each entry that leaves the memory tier, with the reason; see `streams.cache.memory`.
     """
 
     def __init__(
-        self, settings: Settings, *, follow: bool = True, clock: Clock = now_ns, heard: Heard | None = None
+        self,
+        settings: Settings,
+        *,
+        follow: bool = True,
+        clock: Clock = now_ns,
+        heard: Heard | None = None,
+        on_evict: OnEvict | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -88,8 +110,15 @@ class MarketCache(DependentWrites):
         ring = max(1, settings.reader.floor_ring // n_partitions)
         self._views = {(space, p): PartitionView(ring) for space in Space for p in range(n_partitions)}
         place = partial(locate, prefix=settings.topics.prefix, n_partitions=n_partitions)
-        self._locate = lru_cache(maxsize=_LOCATIONS)(place)
-        self._memory = Memory(settings.reader.memory_bytes)
+        n_places = min(_PLACES, int(settings.reader.memory_bytes * _PLACES_RATIO) // _PLACE_BYTES)
+        self._locate = lru_cache(maxsize=n_places)(place)
+        self._memory = Memory(
+            settings.reader.memory_bytes - n_places * _PLACE_BYTES,
+            policy=settings.reader.policy,
+            clock=clock,
+            on_evict=on_evict,
+        )
+        metrics.READERS.add(self._memory)
         self._redis = connect_redis(settings.redis)
         self._reads = RedisReads(self._redis, url=settings.redis.url, prefix=settings.topics.prefix)
         self._upkeep = Upkeep(self._views, self._memory, heard)
@@ -104,7 +133,7 @@ class MarketCache(DependentWrites):
 
     @property
     def memory(self) -> Memory:
-        """The memory tier, to look at."""
+        """The memory tier, to look at: its length, `bytes` and `stats`."""
         return self._memory
 
     def position(self, space: Space, partition: int) -> int:
@@ -141,16 +170,8 @@ class MarketCache(DependentWrites):
             TooStale: no tier caught up with what was heard (or with `max_staleness_s`) within `reader.max_wait_s`.
             ServiceUnavailable: Redis does not answer.
         """
-        held = self._memory.get(key)
-        # Tags, namespaces and flush-all concern generic entries; only a market entry has a row or a value at hand.
-        if held is not None and (
-            held.value is not None or held.row or held.view.keeps(held.as_of, held.at.key.namespace, held.tags)
-        ):
-            age_ms = self._age_ms(held)
-            if max_staleness_s is None or (age_ms is not None and age_ms <= max_staleness_s * 1000):
-                held.used = True
-                return self._answer(held, "memory", age_ms)
-        return await self._read(self._locate(key), max_staleness_s)
+        entry = self._at_hand(key, max_staleness_s)
+        return await self._read(self._locate(key), max_staleness_s) if entry is UNKNOWN else entry
 
     async def put(self, key: str, value: Any, *, ttl_ms: int | None = None, tags: Iterable[str] = ()) -> int:
         """Write a generic key; this reader sees it at once.
@@ -273,9 +294,9 @@ class MarketCache(DependentWrites):
         if self._follow and view.synced and view.floors.floor(at.subject) <= version:
             shown = version if packed else versions.NOTHING
             appended_ns = written.time_ms * _MS
-            self._memory.put(
-                Held(at, view, shown, version, appended_ns, packed=packed, expires_at_ms=expires_at_ms, tags=tags)
-            )
+            held = Held(at, view, shown, version, appended_ns, expires_at_ms=expires_at_ms, tags=tags)
+            held.take(packed)
+            self._memory.put(held)
         else:
             self._memory.drop(at.key.text)  # what is held was right before the write
 
@@ -284,25 +305,59 @@ class MarketCache(DependentWrites):
             self._views[Space.GENERIC, partition].name_group(field, version)
         return [version for _, version, _ in written]
 
-    def _answer(self, held: Held, tier: str, age_ms: float | None) -> Entry | None:
-        if held.version < 0 or (held.expires_at_ms is not None and held.expires_at_ms * _MS <= self._clock()):
+    def _at_hand(self, key: str, max_staleness_s: float | None) -> Entry | Unknown | None:
+        """What memory alone can answer, without waiting; `UNKNOWN`: a tier must be asked.
+
+        Written out at length because it is most of a hit: a call of a method costs a tenth of it.
+        """
+        held = self._memory.get(key)
+        if held is None:
+            return UNKNOWN
+        # Only groups that were heard of after the entry can concern it; most entries are newer than all of them.
+        view, as_of = held.view, held.as_of
+        if as_of < view.heard_groups.newest and not view.keeps(as_of, held.at.key.namespace, held.tags):
+            return UNKNOWN
+        now_ns, heard_ns, read_ns, age_ms = self._clock(), view.watermark_ns, held.watermark_ns, None
+        watermark_ns = heard_ns if heard_ns > read_ns else read_ns
+        if watermark_ns and (age_ns := now_ns - watermark_ns + self._skew_ns) >= 0:
+            age_ms = age_ns / _MS
+        if max_staleness_s is not None and (age_ms is None or age_ms > max_staleness_s * 1000):
+            return UNKNOWN
+        version, expires_at_ms = held.version, held.expires_at_ms
+        if expires_at_ms is not None and expires_at_ms * _MS <= now_ns:
+            self._memory.drop(key, Reason.EXPIRED)
             return None
-        if held.value is not None or held.row:
-            value: Any = dict(held.value or held.shown())  # its leaves are immutable, so this is a copy
-        else:
-            try:
-                value = msgspec.msgpack.decode(held.packed)
-            except msgspec.DecodeError:
-                return None
-        offset = versions.offset_of(held.version)
-        return Entry(held.at.key.text, held.version, offset, tier, age_ms, value, held.expires_at_ms)
+        value = held.value
+        if version < 0 or value is None:
+            return self._answer(held, "memory", age_ms)
+        if value.__class__ is dict:
+            value = value.copy()  # a row's or a book's; its leaves are immutable
+        return Entry(key, version, version & MAX_OFFSET, "memory", age_ms, value, expires_at_ms)
+
+    def _answer(self, held: Held, tier: str, age_ms: float | None) -> Entry | None:
+        version = held.version
+        if version < 0 or (held.expires_at_ms is not None and held.expires_at_ms * _MS <= self._clock()):
+            return None
+        value = held.value
+        if value is None:
+            if held.row:
+                value = held.shown()
+            elif held.packed:
+                try:  # anew for each reader, so that it is the reader's own
+                    value = msgspec.msgpack.decode(held.packed)
+                except msgspec.DecodeError:
+                    return None
+        if value.__class__ is dict and not held.packed:
+            value = value.copy()
+        return Entry(held.at.key.text, version, version & MAX_OFFSET, tier, age_ms, value, held.expires_at_ms)
 
     def _age_ms(self, held: Held) -> float | None:
         """Upper bound of the age (rule 11); a watermark from the future proves nothing.
 
         An entry that the view lets pass holds all that was heard of its key, so what was heard proves it as well.
         """
-        watermark_ns = max(held.view.watermark_ns, held.watermark_ns)
+        watermark_ns = held.view.watermark_ns
+        watermark_ns = max(watermark_ns, held.watermark_ns)
         age_ns = self._clock() - watermark_ns + self._skew_ns
         return age_ns / _MS if watermark_ns and age_ns >= 0 else None
 

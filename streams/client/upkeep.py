@@ -65,6 +65,7 @@ class Upkeep:
         if record.keys:
             self._name_keys(partition, view, record)
         view.prove(record.watermark_ns, latest_ns=latest_ns)
+        self._memory.sweep()
         if self._heard is not None:
             self._heard(partition, record)
 
@@ -122,7 +123,7 @@ class Upkeep:
             if not bits >> facet & 1:
                 continue
             # After a take-over records come again; what is older than what was heard before is not kept.
-            known = self._memory.get(place.key.text) is not None or version < view.floors.floor(place.subject)
+            known = self._memory.look(place.key.text) is not None or version < view.floors.floor(place.subject)
             if rows is not None and facet != BOOK and not known:
                 nth = (bits & ((1 << facet) - 1)).bit_count()
                 fresh = Held(place, view)
@@ -137,7 +138,7 @@ class Upkeep:
         for op, text in record.keys:
             if op in (KeyOp.PUT, KeyOp.DELETE):
                 view.floors.note(text, version)
-                held = self._memory.get(text)
+                held = self._memory.look(text)
                 if held is not None and held.as_of < version:
                     self._memory.drop(text)
                 if text in watched:

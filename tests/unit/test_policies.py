@@ -231,7 +231,7 @@ def test_deadlines_that_are_renewed_forever_take_bounded_room() -> None:
     for now in range(5000):
         policy.now_ns = now
         policy.put(now % 5)
-        assert len(policy._heap) < 100
+        assert len(policy._deadlines._heap) < 100
 
 
 PHASES = {

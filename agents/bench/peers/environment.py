@@ -1,4 +1,4 @@
-"""The peers' own virtual environment: their pins do not fit ours. Made once, from a lock file with hashes."""
+"""Peers' own virtual environments: their pins do not fit ours. Each is made once, from a lock file with hashes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import Progress as Bar
+
 from models.errors import ServiceSetupError
 
-LOCK = Path(__file__).with_name("requirements.lock")
+LOCK = Path(__file__).with_name("requirements.lock")  # of the stream processors
 
 Progress = Callable[[int, int, str], None]  # packages so far, of all, the one that is next
 
@@ -25,19 +28,39 @@ _PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^ \\]+)", re.MULTILINE)
 _LAST_LINES = 20
 
 
-def peers_folder(cache_dir: Path) -> Path:
-    """Where the environment of this very lock and Python lies, whether it is there or not."""
-    of = LOCK.read_bytes() + f"{sys.implementation.cache_tag} {platform.machine()}".encode()
+def peers_folder(cache_dir: Path, lock: Path | None = None) -> Path:
+    """Where the environment of this very lock (None: `LOCK`) and Python lies, whether it is there or not."""
+    of = (lock or LOCK).read_bytes() + f"{sys.implementation.cache_tag} {platform.machine()}".encode()
     return cache_dir / f"peers-{hashlib.sha256(of).hexdigest()[:16]}"
 
 
-def peers_python(cache_dir: Path, progress: Progress) -> Path:
-    """The environment's Python; installed (some 360 MB, a minute or two) when the cache has none of this lock.
+def ready_python(cache_dir: Path, console: Console, lock: Path, what: str) -> Path:
+    """The Python of a lock's environment, with a progress bar while it is installed.
+
+    Args:
+        what: says whom it installs, and how large they are.
+
+    Raises:
+        ServiceSetupError: as `peers_python`.
+    """
+    if peers_folder(cache_dir, lock).is_dir():
+        return peers_python(cache_dir, lambda *_: None, lock)
+    console.print(f"Installing {what} into an environment of their own ...")
+    with Bar(console=console, transient=True) as bar:
+        task = bar.add_task("fetching")
+        return peers_python(
+            cache_dir, lambda done, total, name: bar.update(task, completed=done, total=total, description=name), lock
+        )
+
+
+def peers_python(cache_dir: Path, progress: Progress, lock: Path | None = None) -> Path:
+    """The environment's Python; installed (a minute or two) when the cache has none of this lock.
 
     Raises:
         ServiceSetupError: the index or the disk failed, or this Python cannot make environments.
     """
-    folder = peers_folder(cache_dir)
+    lock = lock or LOCK
+    folder = peers_folder(cache_dir, lock)
     if not folder.is_dir():
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
@@ -45,7 +68,7 @@ def peers_python(cache_dir: Path, progress: Progress) -> Path:
         except OSError as exc:
             raise ServiceSetupError(f"{cache_dir} cannot be written: {exc}; set services.cache_dir") from exc
         try:
-            _install(scratch / "peers", progress)
+            _install(scratch / "peers", progress, lock)
             # An environment may be moved as long as only `bin/python` is used. Of two that are installed at once the
             # first stays, both are equal.
             _move(scratch / "peers", folder)
@@ -62,7 +85,7 @@ def _move(made: Path, folder: Path) -> None:
             raise ServiceSetupError(f"{folder} cannot be made: {exc}; set services.cache_dir") from exc
 
 
-def _install(folder: Path, progress: Progress) -> None:
+def _install(folder: Path, progress: Progress, lock: Path) -> None:
     python = folder / "bin" / "python"
     made = subprocess.run(
         [sys.executable, "-m", "venv", "--without-pip", str(folder)], capture_output=True, text=True, check=False
@@ -72,10 +95,10 @@ def _install(folder: Path, progress: Progress) -> None:
             f"{sys.executable} cannot make a virtual environment: {_reason(made.stdout + made.stderr)}; "
             "on Debian and Ubuntu install python3-venv"
         )
-    total = len(locked_versions())
+    total = len(locked_versions(lock))
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--disable-pip-version-check",
                "--no-input", "--require-hashes", "--only-binary", ":all:", "--progress-bar", "off",
-               "-r", str(LOCK)]  # fmt: skip
+               "-r", str(lock)]  # fmt: skip
     lines: deque[str] = deque(maxlen=_LAST_LINES)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip:
         assert pip.stdout is not None
@@ -97,6 +120,6 @@ def _reason(output: str) -> str:
     return (errors or lines or ["no output"])[0]
 
 
-def locked_versions() -> dict[str, str]:
-    """Versions that the lock names, by package."""
-    return dict(_PINNED.findall(LOCK.read_text()))
+def locked_versions(lock: Path | None = None) -> dict[str, str]:
+    """Versions that a lock (None: `LOCK`) names, by package."""
+    return dict(_PINNED.findall((lock or LOCK).read_text()))

@@ -9,9 +9,8 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import Progress
 
-from agents.bench.peers.environment import locked_versions, peers_folder, peers_python
+from agents.bench.peers.environment import LOCK, locked_versions, ready_python
 from agents.bench.peers.measure import OURS, Figures, Load, measure_ours, measure_peer
 from agents.bench.site import BenchSite
 from agents.bench.suite import bench_options, run_scenario
@@ -109,18 +108,6 @@ def metrics_of(figures: Mapping[str, Figures]) -> dict[str, float]:
     return metrics
 
 
-def ready_python(cache_dir: Path, console: Console) -> Path:
-    """The peers' Python, with a progress bar while it is installed. Raises: ServiceSetupError."""
-    if peers_folder(cache_dir).is_dir():
-        return peers_python(cache_dir, lambda *_: None)
-    console.print("Installing Quix Streams and Bytewax into an environment of their own (360 MB, once) ...")
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("fetching")
-        return peers_python(
-            cache_dir, lambda done, total, name: bar.update(task, completed=done, total=total, description=name)
-        )
-
-
 @click.command()
 @click.option("--instruments", type=click.IntRange(1, 1_000_000), default=10_000, show_default=True)
 @click.option("--record-ticks", type=click.IntRange(min=1), default=1_200_000, show_default=True, help="Rows as JSON.")
@@ -144,7 +131,9 @@ def command(
       marketprism bench peers --instruments 250 --runs 5 --json --out results
     """
     settings = load_settings()
-    python = ready_python(Path(settings.services.cache_dir).expanduser(), Console(stderr=True, quiet=common["as_json"]))
+    console = Console(stderr=True, quiet=common["as_json"])
+    cache_dir = Path(settings.services.cache_dir).expanduser()
+    python = ready_python(cache_dir, console, LOCK, "Quix Streams and Bytewax (360 MB, once)")
     load = Load(
         instruments=instruments, records_ticks=record_ticks, frames_ticks=frames_ticks, frame_ticks=frame_ticks,
         batch_records=batch_records, commit_s=settings.worker.commit_interval_s, seed=common.pop("seed"),
