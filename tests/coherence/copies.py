@@ -94,7 +94,8 @@ def memory_copy(memory: Memory, at_ms: int) -> Copy:
         if key.space is Space.MARKET:
             copy[key.text] = held.version, fingerprint(held.shown())
         elif held.view.keeps(held.as_of, key.namespace, held.tags):
-            copy[key.text] = held.version, fingerprint(msgspec.msgpack.decode(held.packed))
+            value = msgspec.msgpack.decode(held.packed) if held.packed else held.value
+            copy[key.text] = held.version, fingerprint(value)
     return copy
 
 

@@ -365,7 +365,8 @@ def test_stats_count_hits_and_reasons() -> None:
 
 def test_the_cache_of_the_documentation_holds_what_its_policy_holds() -> None:
     text = (Path(__file__).parents[2] / "docs" / "caching.md").read_text()
-    code = text.split("```python\n")[1].split("```")[0].replace("100_000", "10").replace("64 << 20", "50")
+    code = next(code for code in text.split("```python\n")[1:] if "S3FIFO" in code).split("```")[0]
+    code = code.replace("100_000", "10").replace("64 << 20", "50")
     names: dict[str, Any] = {}
     exec(code, names)
     rng = random.Random(1)
