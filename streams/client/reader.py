@@ -10,7 +10,6 @@ async with MarketCache(settings) as cache:
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack
 from functools import lru_cache, partial
@@ -22,22 +21,19 @@ from models.cache import version as versions
 from models.cache.coherence import PartitionView
 from models.cache.floors import namespace_field, tag_field
 from models.cache.keys import Location, Space, locate
-from models.cache.mark import Mark
 from models.cache.write import CacheWrite, encode_value
-from models.errors import Recoverable, TooStale
-from models.market.facets import BOOK
-from streams.cache.connect import connect_redis
-from streams.cache.held import Held, held_book, held_value
+from models.errors import Recoverable
+from streams.cache.held import Held
 from streams.cache.memory import Memory
-from streams.cache.reads import RedisReads
+from streams.cache.tiered import TieredCache
+from streams.cache.tiers import make_tiers
 from streams.client.listener import Listener
 from streams.client.upkeep import Heard, Upkeep
 from streams.client.writer import CacheWriter, Written
 from streams.clock import Clock, now_ns
 from streams.settings import Settings
 
-_FIRST_WAIT_S = 0.002
-_LONGEST_WAIT_S = 0.05
+_RETRY_S = 0.05
 _MS = 1_000_000
 _LOCATIONS = 65_536  # keys whose place is remembered; about 500 bytes each
 
@@ -79,7 +75,6 @@ class MarketCache:
         self._settings = settings
         self._clock = clock
         self._n_partitions = n_partitions = settings.kafka.partitions
-        self._max_wait_s = settings.reader.max_wait_s
         self._skew_ns = int(settings.clock.max_skew_ms * _MS)
         self._follow = follow
         ring = max(1, settings.reader.floor_ring // n_partitions)
@@ -87,8 +82,14 @@ class MarketCache:
         place = partial(locate, prefix=settings.topics.prefix, n_partitions=n_partitions)
         self._locate = lru_cache(maxsize=_LOCATIONS)(place)
         self._memory = Memory(settings.reader.memory_bytes)
-        self._redis = connect_redis(settings.redis)
-        self._reads = RedisReads(self._redis, url=settings.redis.url, prefix=settings.topics.prefix)
+        self._tiers = TieredCache(
+            self._views,
+            self._memory.put,
+            make_tiers(settings),
+            max_wait_s=settings.reader.max_wait_s,
+            age_ms=self._age_ms,
+            keeps=follow,
+        )
         self._upkeep = Upkeep(self._views, self._memory, heard)
         self._listener = Listener(settings, self._upkeep, clock)
         self._writer: CacheWriter | None = None
@@ -115,8 +116,7 @@ class MarketCache:
     async def __aenter__(self) -> Self:
         """Raises: ServiceUnavailable when Redis (or, to follow, Kafka) does not answer."""
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._redis.aclose)
-            stack.push_async_callback(self._reads.close)
+            await stack.enter_async_context(self._tiers)
             if self._follow:
                 # It stands at the topic's end before the floors are loaded: a floor set in between is heard, or read.
                 await stack.enter_async_context(self._listener)
@@ -147,7 +147,9 @@ class MarketCache:
             if max_staleness_s is None or (age_ms is not None and age_ms <= max_staleness_s * 1000):
                 held.used = True
                 return self._answer(held, "memory", age_ms)
-        return await self._read(self._locate(key), max_staleness_s)
+        max_age_ms = None if max_staleness_s is None else max_staleness_s * 1000
+        found = await self._tiers.read(self._locate(key), max_age_ms)
+        return self._answer(*found)
 
     async def put(self, key: str, value: Any, *, ttl_ms: int | None = None, tags: Iterable[str] = ()) -> int:
         """Write a generic key; this reader sees it at once.
@@ -194,7 +196,7 @@ class MarketCache:
                 try:
                     entry = await self.get(key)
                 except Recoverable:
-                    await asyncio.sleep(_LONGEST_WAIT_S)
+                    await asyncio.sleep(_RETRY_S)
                     changed.set()
                 else:
                     version = versions.NOTHING if entry is None else entry.version
@@ -203,47 +205,9 @@ class MarketCache:
                     last = version
                 await changed.wait()
 
-    async def _read(self, at: Location, max_staleness_s: float | None) -> Entry | None:
-        end, wait_s = time.monotonic() + self._max_wait_s, _FIRST_WAIT_S
-        while True:
-            held, mark = await self._look(at)
-            if held is not None:
-                age_ms = self._age_ms(held)
-                if max_staleness_s is None or (age_ms is not None and age_ms <= max_staleness_s * 1000):
-                    return self._answer(held, "redis", age_ms)
-            left_s = end - time.monotonic()
-            if left_s <= 0:
-                raise self._too_stale(at, mark, max_staleness_s)
-            await asyncio.sleep(min(wait_s, left_s))
-            wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
-
-    async def _look(self, at: Location) -> tuple[Held | None, Mark]:
-        """One look at Redis; no answer while its mark is below the floor. What may be kept is kept."""
-        view = self._views[at.key.space, at.partition]
-        if at.key.facet == BOOK:
-            mark, fields = await self._reads.read_book(at)
-            held = held_book(at, view, mark, fields)
-        else:
-            mark, data = await self._reads.read(at)
-            if mark.floors > view.groups_version:
-                await self._load_floors(at.partition)
-                return None, mark
-            held = held_value(at, view, mark, data)
-        # No await from here on: what is heard later finds the entry in memory.
-        if not view.admits(at.subject, mark):
-            return None, mark
-        view.saw(at.subject, held.given_version)
-        if self._follow and view.synced:
-            self._memory.put(held)
-        return held, mark
-
     async def _load_floors(self, partition: int) -> None:
-        view = self._views[Space.GENERIC, partition]
-        mark, floors = await self._reads.read_floors(partition)
-        for field, version in floors.items():
-            view.groups.note(field, version)
-        view.groups_version = max(view.groups_version, mark.floors)
-        self._epochs[partition] = max(self._epochs[partition], versions.epoch_of(mark.version))
+        as_of = await self._tiers.load_floors(partition)
+        self._epochs[partition] = max(self._epochs[partition], versions.epoch_of(as_of))
 
     async def _write(self, write: CacheWrite) -> list[Written]:
         async with self._opening:
@@ -299,11 +263,3 @@ class MarketCache:
         watermark_ns = max(held.view.watermark_ns, held.watermark_ns)
         age_ns = self._clock() - watermark_ns + self._skew_ns
         return age_ns / _MS if watermark_ns and age_ns >= 0 else None
-
-    def _too_stale(self, at: Location, mark: Mark, max_staleness_s: float | None) -> TooStale:
-        floor = self._views[at.key.space, at.partition].floors.floor(at.subject)
-        if mark.version < floor:
-            why = f"Redis' mark {mark.version} of partition {at.partition} is below {floor}, which was heard of already"
-        else:
-            why = f"its age is not proven to be below {max_staleness_s} s"
-        return TooStale(f"{at.key.text}: {why}; waited {self._max_wait_s} s. Is a worker running?")
