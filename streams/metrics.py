@@ -38,3 +38,6 @@ RECOVERY_REMAINING = Gauge("marketprism_recovery_remaining_records", "Changelog 
 RECOVERY_SECONDS = Gauge("marketprism_recovery_seconds", "From joining the group to serving, at the last recovery.")
 DISK_FULL = Gauge("marketprism_worker_disk_full", "1 while barriers wait for room on the disk.")
 CHECKPOINTS = Counter("marketprism_checkpoints", "Checkpoints of stores made.")
+UNREADABLE = Counter(
+    "marketprism_cache_unreadable", "Entries that were a miss because their bytes could not be read.", ["reason"]
+)

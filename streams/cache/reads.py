@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 
 from models.cache import version as versions
 from models.cache.coherence import PartitionView
@@ -53,7 +53,7 @@ class RedisTier:
 
     name = "redis"
 
-    def __init__(self, redis: Redis, *, url: str, prefix: str = "") -> None:
+    def __init__(self, redis: Redis | RedisCluster, *, url: str, prefix: str = "") -> None:
         self._redis: Any = redis
         self._url = url
         self._prefix = prefix
@@ -132,19 +132,22 @@ class RedisTier:
 
     async def _serve(self, batch: list[Waiting]) -> None:
         """Answer all of a batch, whatever happens."""
-        books = [waiting for waiting in batch if waiting.at.key.facet == BOOK]
-        values = [waiting for waiting in batch if waiting.at.key.facet != BOOK] if books else batch
         try:
-            with redis_errors(self._url):
-                behind = await self._fetch(values) if values else []
-                if books:
-                    await self._fetch_books(books)
-            for partition, view in {one.at.partition: one.view for one in behind}.items():
-                await self.load_floors(partition, view)
+            await self._answer(batch)
         except Exception as exc:  # of whatever kind: it is for those who wait, and nobody else hears of it
             for waiting in batch:
                 waiting.fail(exc)
-            return
+
+    async def _answer(self, batch: list[Waiting]) -> None:
+        """Raises: ServiceUnavailable."""
+        books = [waiting for waiting in batch if waiting.at.key.facet == BOOK]
+        values = [waiting for waiting in batch if waiting.at.key.facet != BOOK] if books else batch
+        with redis_errors(self._url):
+            behind = await self._fetch(values) if values else []
+            if books:
+                await self._fetch_books(books)
+        for partition, view in {one.at.partition: one.view for one in behind}.items():
+            await self.load_floors(partition, view)
         for waiting in behind:  # a group was deleted that this reader has not heard of: once more, with its floor
             if (other := self._waiting.setdefault(waiting.at.redis_key, waiting)) is not waiting:
                 other.futures += waiting.futures

@@ -9,7 +9,7 @@ lose its disk, and nothing wrong is served.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Protocol, TypeGuard
 
 from models.cache.coherence import PartitionView
@@ -80,6 +80,11 @@ class OwnTier(Tier, Protocol):
 
     def drop_partition(self, space: Space, partition: int) -> int:
         """Forget all keys of a partition; how many there were."""
+
+    def resume_at(self) -> Mapping[int, int] | None:
+        """Offsets of the invalidations from which the reader has to hear on, so that what an earlier process kept may
+        be believed; None = there is nothing to be gained.
+        """
 
 
 def is_log_tier(tier: Tier) -> TypeGuard[LogTier]:

@@ -14,7 +14,7 @@ from models.cache.coherence import PartitionView
 from models.cache.cost import Cost
 from models.cache.keys import Location, Space
 from models.cache.version import NOTHING
-from models.errors import MarketPrismError, ServiceUnavailable, TooStale
+from models.errors import MarketPrismError, PartlyUnavailable, ServiceUnavailable, TooStale
 from streams.cache.held import Held
 from streams.cache.tier import Answer, Asked, LogTier, OwnTier, Tier, is_log_tier, is_own_tier
 from streams.log import event
@@ -67,7 +67,7 @@ class TieredCache:
 
     Args:
         views: what is known of each partition.
-        memory: `keep` of the memory tier.
+        memory: where every admitted answer is kept.
         tiers: in the order in which they are asked until they are measured.
         max_wait_s: how long a read waits for a tier to reach its floor.
         age_ms: upper bound of an answer's age, None = not proven.
@@ -77,7 +77,7 @@ class TieredCache:
     def __init__(
         self,
         views: Views,
-        memory: Callable[[Held], None],
+        memory: OwnTier,
         tiers: Sequence[Tier],
         *,
         max_wait_s: float,
@@ -85,7 +85,7 @@ class TieredCache:
         keeps: bool = True,
     ) -> None:
         self._views = views
-        self._keep_in_memory = memory
+        self._keep_in_memory = memory.keep
         self._rungs = [Rung(tier) for tier in tiers]
         self._order = tuple(self._rungs)
         self._own = [rung.own for rung in self._rungs if rung.own is not None]
@@ -109,6 +109,11 @@ class TieredCache:
     def order(self) -> list[str]:
         """Names of the tiers in the order in which they are asked now; those that are down are left out."""
         return [rung.tier.name for rung in self._order if not rung.breaker.is_open]
+
+    def resume_at(self) -> Mapping[int, int] | None:
+        """Where an own tier wants the invalidations to be heard from, so that what it kept may be believed."""
+        asked = [rung.own.resume_at() for rung in self._rungs if rung.own is not None]
+        return next((offsets for offsets in asked if offsets is not None), None)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -186,7 +191,7 @@ class TieredCache:
         results: list[Found | MarketPrismError | None] = [None] * len(places)
         left = {n: (at, self._views[at.key.space, at.partition]) for n, at in enumerate(places)}
         end_s, wait_s = time.monotonic() + self._max_wait_s, _FIRST_WAIT_S
-        while True:
+        while left:
             refused, failures = await self._round(left, results, max_age_ms)
             for n in [n for n in left if n in failures and n not in refused]:
                 results[n] = failures[n]
@@ -196,10 +201,10 @@ class TieredCache:
                 for n, (at, view) in left.items():
                     results[n] = self._too_stale(at, view, refused.get(n), max_age_ms)
                 left = {}
-            if not left:
-                return [result for result in results if result is not None]
-            await asyncio.sleep(min(wait_s, left_s))
-            wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+            if left:
+                await asyncio.sleep(min(wait_s, left_s))
+                wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+        return [result for result in results if result is not None]
 
     async def _round(
         self, left: dict[int, Asked], results: list[Found | MarketPrismError | None], max_age_ms: float | None
@@ -257,6 +262,8 @@ class TieredCache:
         return None
 
     def _failed(self, rung: Rung, failure: MarketPrismError) -> None:
+        if isinstance(failure, PartlyUnavailable):  # the tier itself knows which part to leave alone
+            return
         was_open = rung.breaker.is_open
         rung.breaker.failed(failure, time.perf_counter())
         if rung.breaker.is_open and not was_open:

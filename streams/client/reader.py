@@ -10,7 +10,7 @@ async with MarketCache(settings) as cache:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AsyncExitStack
 from functools import lru_cache, partial
 from typing import Any, Self
@@ -21,10 +21,13 @@ from models.cache import version as versions
 from models.cache.coherence import PartitionView
 from models.cache.floors import namespace_field, tag_field
 from models.cache.keys import Location, Space, locate
-from models.cache.write import CacheWrite, encode_value
-from models.errors import Recoverable
+from models.cache.serialize import Serializer
+from models.cache.write import CacheWrite
+from models.errors import InvalidKey, MarketPrismError, Recoverable, UnreadableValue
+from streams import metrics
 from streams.cache.held import Held
 from streams.cache.memory import Memory
+from streams.cache.memory_tier import MemoryTier
 from streams.cache.tiered import TieredCache
 from streams.cache.tiers import make_tiers
 from streams.client.listener import Listener
@@ -67,12 +70,20 @@ class MarketCache:
             kept, and Kafka is needed only for writes: for one look.
         clock: UTC ns.
         heard: called in the event loop with a partition and a record once memory is as the record says; not to block.
+        serializer: of generic values; plain msgpack, packed above `reader.compress_above_bytes`, unless it is given.
     """
 
     def __init__(
-        self, settings: Settings, *, follow: bool = True, clock: Clock = now_ns, heard: Heard | None = None
+        self,
+        settings: Settings,
+        *,
+        follow: bool = True,
+        clock: Clock = now_ns,
+        heard: Heard | None = None,
+        serializer: Serializer | None = None,
     ) -> None:
         self._settings = settings
+        self._serializer = serializer or Serializer(compress_above=settings.reader.compress_above_bytes or None)
         self._clock = clock
         self._n_partitions = n_partitions = settings.kafka.partitions
         self._skew_ns = int(settings.clock.max_skew_ms * _MS)
@@ -84,14 +95,14 @@ class MarketCache:
         self._memory = Memory(settings.reader.memory_bytes)
         self._tiers = TieredCache(
             self._views,
-            self._memory.put,
-            make_tiers(settings),
+            MemoryTier(self._memory),
+            make_tiers(settings, self._views, follow=follow, positions=lambda: self._listener.positions, clock=clock),
             max_wait_s=settings.reader.max_wait_s,
             age_ms=self._age_ms,
             keeps=follow,
         )
         self._upkeep = Upkeep(self._views, self._memory, heard)
-        self._listener = Listener(settings, self._upkeep, clock)
+        self._listener = Listener(settings, self._upkeep, clock, start=self._tiers.resume_at)
         self._writer: CacheWriter | None = None
         self._epochs = [0] * n_partitions
         self._opening = asyncio.Lock()
@@ -118,7 +129,8 @@ class MarketCache:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._tiers)
             if self._follow:
-                # It stands at the topic's end before the floors are loaded: a floor set in between is heard, or read.
+                # It stands at the topic's end (or where it goes on, for what lies on an own disk) before the floors are
+                # loaded: a floor set in between is heard, or read.
                 await stack.enter_async_context(self._listener)
             await asyncio.gather(*(self._load_floors(p) for p in range(self._n_partitions)))
             self._stack = stack.pop_all()
@@ -151,6 +163,33 @@ class MarketCache:
         found = await self._tiers.read(self._locate(key), max_age_ms)
         return self._answer(*found)
 
+    async def get_many(
+        self, keys: Sequence[str], *, max_staleness_s: float | None = None
+    ) -> list[Entry | MarketPrismError | None]:
+        """As `get` for each key, with one round a tier for all of them.
+
+        Returns:
+            One result a key, in their order: the entry, None for a miss, or the error that `get` would have raised. A
+            key that fails harms no other.
+        """
+        results: list[Entry | MarketPrismError | None] = [None] * len(keys)
+        asked: dict[int, Location] = {}
+        max_age_ms = None if max_staleness_s is None else max_staleness_s * 1000
+        for n, key in enumerate(keys):
+            held = self._memory.get(key)
+            if held is not None and held.stands():
+                age_ms = self._age_ms(held)
+                if max_age_ms is None or (age_ms is not None and age_ms <= max_age_ms):
+                    results[n] = self._answer(held, "memory", age_ms)
+                    continue
+            try:
+                asked[n] = self._locate(key)
+            except InvalidKey as exc:
+                results[n] = exc
+        for n, found in zip(asked, await self._tiers.read_many([*asked.values()], max_age_ms), strict=True):
+            results[n] = found if isinstance(found, MarketPrismError) else self._answer(*found)
+        return results
+
     async def put(self, key: str, value: Any, *, ttl_ms: int | None = None, tags: Iterable[str] = ()) -> int:
         """Write a generic key; this reader sees it at once.
 
@@ -161,7 +200,7 @@ class MarketCache:
             WriteRefused: key, value, ttl or tags break a bound.
             PublishFailed: Kafka did not acknowledge in time; it may still arrive.
         """
-        write = CacheWrite("put", key, encode_value(value), ttl_ms, tuple(tags))
+        write = CacheWrite("put", key, self._serializer.encode(value), ttl_ms, tuple(tags))
         (written,) = await self._write(write)
         expires_at_ms = None if ttl_ms is None else written.time_ms + ttl_ms
         self._own_write(self._locate(key), written, packed=write.value, expires_at_ms=expires_at_ms, tags=write.tags)
@@ -250,8 +289,9 @@ class MarketCache:
             value: Any = dict(held.value or held.shown())  # its leaves are immutable, so this is a copy
         else:
             try:
-                value = msgspec.msgpack.decode(held.packed)
-            except msgspec.DecodeError:
+                value = self._serializer.decode(held.packed)
+            except UnreadableValue as exc:
+                metrics.UNREADABLE.labels(exc.reason).inc()
                 return None
         return Entry(held.at.key.text, held.version, versions.offset_of(held.version), tier, age_ms, value)
 

@@ -15,8 +15,8 @@ from models.cache.version import version
 from models.errors import CorruptPage, PublishFailed
 from models.market import pages
 from models.market.pages import Flush, Record
-from streams.kafka.disk import scan, store_errors
-from streams.kafka.store import NEWEST_TOKEN, REWRITE, ROCKSDB, FencedStore
+from streams.kafka.disk import REWRITE, UNFINISHED, scan, store_errors
+from streams.kafka.store import NEWEST_TOKEN, ROCKSDB, FencedStore
 
 BATCH_BYTES = 1 << 20
 WRITE_BATCH = 1000  # rocksdict holds the GIL while it writes a batch: 1000 keep every thread under 35 ms
@@ -107,6 +107,7 @@ class PageTable(Table):  # type: ignore[misc]
                     writes.put(key, value)
             if at + WRITE_BATCH >= len(sent.records):
                 writes.put(self.data.offset_key, str(sent.offsets[-1][-1]).encode())
+                writes.delete(UNFINISHED)
                 if rewrite:
                     writes.put(REWRITE, b"")
                 else:
