@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from redis.asyncio import Redis
+import redis
 
-from streams.cache.connect import connect_redis
+from models.errors import DeadlineExceeded
 from streams.services.ports import HOST, free_ports, redis_answers
 from streams.services.redis import find_redis, redis_command
-from streams.settings import RedisSettings
-from tests.conftest import WaitUntil
 
 N_SLOTS = 16_384
 _DEADLINE_S = 20.0
@@ -24,67 +21,70 @@ _DEADLINE_S = 20.0
 _UNTIL_ORPHANED = '"$@" & child=$!; read -r _; kill "$child"; wait "$child"'
 
 
-@dataclass
 class Node:
     """One server.
 
     Attributes:
+        slots: it begins with them.
         id: its name in the cluster.
-        slots: it began with them.
     """
 
-    port: int
-    process: subprocess.Popen[bytes]
-    redis: Redis
-    slots: range
-    id: str = ""
+    def __init__(self, folder: Path, binary: Path, *, port: int, bus_port: int, slots: range) -> None:
+        folder.mkdir()
+        self.port, self.bus_port, self.slots = port, bus_port, slots
+        cluster = ["--cluster-enabled", "yes", "--cluster-port", str(bus_port), "--cluster-node-timeout", "1000"]
+        command = [*redis_command(binary, folder, port=port, keep=False), *cluster]
+        self._process = subprocess.Popen(
+            ["sh", "-c", _UNTIL_ORPHANED, "sh", *command, "--cluster-require-full-coverage", "no"],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        self._client = redis.Redis(host=HOST, port=port)
+        self.id = ""
+
+    def command(self, *args: str | int | bytes) -> Any:
+        return self._client.execute_command(*args)
+
+    def info(self, section: str) -> dict[str, Any]:
+        info: dict[str, Any] = self._client.info(section)
+        return info
 
     def stop(self) -> None:
         """End the server; repeating it is fine."""
-        if self.process.stdin is not None and not self.process.stdin.closed:
-            self.process.stdin.close()
-        self.process.wait(10)
+        self._client.close()
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            self._process.stdin.close()
+        self._process.wait(10)
 
 
-@contextlib.asynccontextmanager
-async def redis_cluster(folder: Path, wait_until: WaitUntil, n_nodes: int = 3) -> AsyncIterator[list[Node]]:
+@contextlib.contextmanager
+def redis_cluster(folder: Path, n_nodes: int = 3) -> Iterator[list[Node]]:
     """Nodes that share all slots in equal ranges."""
     ports, binary = free_ports(2 * n_nodes), find_redis()
-    async with contextlib.AsyncExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         nodes = []
         for n in range(n_nodes):
-            data = folder / f"node-{n}"
-            data.mkdir()
-            cluster = ["--cluster-enabled", "yes", "--cluster-port", str(ports[n_nodes + n])]
-            tuning = ["--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no"]
-            command = [*redis_command(binary, data, port=ports[n], keep=False), *cluster, *tuning]
-            process = _start(command)
-            redis = await stack.enter_async_context(
-                aclosing(connect_redis(RedisSettings(url=f"redis://{HOST}:{ports[n]}/0")))
-            )
-            node = Node(ports[n], process, redis, range(N_SLOTS * n // n_nodes, N_SLOTS * (n + 1) // n_nodes))
+            slots = range(N_SLOTS * n // n_nodes, N_SLOTS * (n + 1) // n_nodes)
+            node = Node(folder / f"node-{n}", binary, port=ports[n], bus_port=ports[n_nodes + n], slots=slots)
             stack.callback(node.stop)
             nodes.append(node)
         for node in nodes:
-            await wait_until(lambda port=node.port: asyncio.to_thread(redis_answers, port), _DEADLINE_S, "a node")  # type: ignore[misc]
-            await node.redis.execute_command("CLUSTER", "ADDSLOTSRANGE", node.slots.start, node.slots.stop - 1)
-            node.id = (await node.redis.execute_command("CLUSTER", "MYID")).decode()
-        for node in nodes[1:]:
-            await node.redis.execute_command("CLUSTER", "MEET", HOST, nodes[0].port, ports[n_nodes])
-
-        async def agreed() -> bool:
-            """Each node knows all others and that all slots are served."""
-            for node in nodes:
-                text = str(await node.redis.execute_command("CLUSTER", "INFO"))
-                if "cluster_state:ok" not in text or f"cluster_size:{n_nodes}" not in text:
-                    return False
-            return True
-
-        await wait_until(agreed, _DEADLINE_S, "the cluster")
+            _wait(lambda port=node.port: redis_answers(port), "a node of the cluster")  # type: ignore[misc]
+            node.command("CLUSTER", "ADDSLOTSRANGE", node.slots.start, node.slots.stop - 1)
+            node.id = node.command("CLUSTER", "MYID").decode()
+            node.command("CLUSTER", "MEET", HOST, nodes[0].port, nodes[0].bus_port)
+        _wait(lambda: all(_agrees(node, n_nodes) for node in nodes), "the cluster")
         yield nodes
 
 
-def _start(command: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        ["sh", "-c", _UNTIL_ORPHANED, "sh", *command], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
-    )
+def _agrees(node: Node, n_nodes: int) -> bool:
+    """Whether it knows all others and that all slots are served."""
+    text = str(node.command("CLUSTER", "INFO"))
+    return "cluster_state:ok" in text and f"cluster_size:{n_nodes}" in text
+
+
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + _DEADLINE_S
+    while not condition():
+        if time.monotonic() > end:
+            raise DeadlineExceeded(f"{what} did not come within {_DEADLINE_S:g} s")
+        time.sleep(0.02)

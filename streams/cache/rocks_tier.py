@@ -55,7 +55,7 @@ class RocksTier:
     async def open(self) -> None:
         self._own_files = tempfile.TemporaryDirectory(prefix="marketprism-")
         for partition in self._paths:
-            self._catch_up(partition, seek=True)
+            self.catch_up(partition, seek=True)
             await asyncio.sleep(0)
         self._following = asyncio.create_task(self._follow(), name="rocksdb tier")
 
@@ -125,10 +125,10 @@ class RocksTier:
         for turn in _turns():
             await asyncio.sleep(self._follow_s)
             for partition in self._paths:
-                self._catch_up(partition, seek=turn % _REOPEN_TURNS == 0)
+                self.catch_up(partition, seek=turn % _REOPEN_TURNS == 0)
                 await asyncio.sleep(0)  # one catch-up holds the interpreter for a few milliseconds
 
-    def _catch_up(self, partition: int, *, seek: bool) -> None:
+    def catch_up(self, partition: int, *, seek: bool = False) -> None:
         """Follow a store; `seek`: also look for one that is not open yet, and whether another lies in its place."""
         store = self._stores.get(partition)
         try:

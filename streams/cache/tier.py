@@ -9,8 +9,9 @@ lose its disk, and nothing wrong is served.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, Protocol, TypeGuard
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeGuard, TypeVar
 
 from models.cache.coherence import PartitionView
 from models.cache.keys import Location, Space
@@ -55,6 +56,9 @@ class Tier(Protocol):
         """End; may be called twice."""
 
 
+T = TypeVar("T", bound=Tier)
+
+
 class LogTier(Tier, Protocol):
     """Written by the worker."""
 
@@ -85,6 +89,16 @@ class OwnTier(Tier, Protocol):
         """Offsets of the invalidations from which the reader has to hear on, so that what an earlier process kept may
         be believed; None = there is nothing to be gained.
         """
+
+
+@asynccontextmanager
+async def opened(tier: T) -> AsyncIterator[T]:
+    """The tier, opened; closed at the end."""
+    await tier.open()
+    try:
+        yield tier
+    finally:
+        await tier.close()
 
 
 def is_log_tier(tier: Tier) -> TypeGuard[LogTier]:
