@@ -221,11 +221,14 @@ class DiskTier:
                 self.drop(text)
             if n % _CHUNK == _CHUNK - 1:
                 await asyncio.sleep(0)
+        self._marks |= marks
+        self._write_meta(offsets)
+
+    def _write_meta(self, offsets: Offsets) -> None:
         if self._db is None:
             return
-        self._marks |= marks
         named = {f"{space.value}/{partition}": mark for (space, partition), mark in self._marks.items()}
-        meta = Meta(META_FORM, self._n_partitions, self._clock(), named, offsets)
+        meta = Meta(META_FORM, self._n_partitions, self._clock(), named, dict(offsets))
         try:
             self._db.put(META, msgspec.msgpack.encode(meta))
         except Exception as exc:
@@ -266,6 +269,7 @@ class DiskTier:
             for key, _ in scan(db):
                 db.delete(key)
             self._meta, self._marks = None, {}
+            self._write_meta({})
             return
         self._marks = {
             group: meta.marks[name] for group in self._views if (name := f"{group[0].value}/{group[1]}") in meta.marks
