@@ -20,7 +20,14 @@ class WorkerStore:
         path = store_path(settings, partition)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.db = rocksdict.Rdict(str(path), rocksdict.Options(raw_mode=True))
+        self._closed = False
         self.barrier(0)
+
+    def close(self) -> None:
+        """Repeating it is fine."""
+        if not self._closed:
+            self._closed = True
+            self.db.close()
 
     def barrier(
         self,
@@ -49,5 +56,5 @@ def worker_stores(settings: Settings) -> Iterator[dict[int, WorkerStore]]:
         stores = {}
         for partition in range(settings.kafka.partitions):
             stores[partition] = store = WorkerStore(settings, partition)
-            stack.callback(store.db.close)
+            stack.callback(store.close)
         yield stores

@@ -67,9 +67,12 @@ class PageTable(Table):  # type: ignore[misc]
         return version(epoch, offsets[0])
 
     def own(self, partition: int, token: int) -> None:
-        """Remember the token beside the pages, so that older owners' records are passed over later."""
+        """Remember the token beside the pages, so that older owners' records are passed over later; recovery is over."""
+        writes = rocksdict.WriteBatch(raw_mode=True)
+        writes.put(NEWEST_TOKEN, str(token).encode())
+        writes.delete(UNFINISHED)
         with store_errors(self.data.folder(partition)):
-            self.data.db(partition).put(NEWEST_TOKEN, str(token).encode())
+            self.data.db(partition).write(writes)
 
     async def send(
         self, producer: AIOKafkaProducer, partition: int, token: int, flush: Flush, deadline_s: float
@@ -107,7 +110,6 @@ class PageTable(Table):  # type: ignore[misc]
                     writes.put(key, value)
             if at + WRITE_BATCH >= len(sent.records):
                 writes.put(self.data.offset_key, str(sent.offsets[-1][-1]).encode())
-                writes.delete(UNFINISHED)
                 if rewrite:
                     writes.put(REWRITE, b"")
                 else:

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from models.cache.keys import Space, parse_key
 from models.cache.serialize import Serializer
-from models.errors import InvalidKey, MarketPrismError
+from models.errors import InvalidKey, MarketPrismError, ServiceUnavailable
 from models.market.facets import FACETS
 from streams.cache.rocks import read_partition
 from streams.client.publisher import TickPublisher
@@ -22,6 +22,7 @@ from streams.services.worker import WorkerProcess
 from streams.settings import Settings
 from tests.conftest import WaitUntil
 from tests.integration.test_worker import TOLD, durable, line
+from tests.workers import wipe
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
@@ -102,6 +103,31 @@ async def test_a_reader_beside_the_worker_starts_and_reads_without_redis(
     alone = replace(running, redis=replace(running.redis, url=f"redis://127.0.0.1:{port}/0"))
     rocksdb = await all_from(reading(alone, "redis,rocksdb"), "rocksdb", wait_until)
     assert told(rocksdb) == told(await all_from(running, "redis", wait_until))
+
+
+async def test_a_store_that_was_recovered_is_whole_again(
+    make_settings: Callable[[Path], Settings], tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    """While the changelog is read back it is not, and then no reader believes it; nothing is written afterwards."""
+    settings = make_settings(tmp_path)
+    async with WorkerProcess(settings, tmp_path / "log"):
+        async with MarketCache(settings, follow=False) as cache:
+            version = await cache.put("s:1", "x")
+        partition = parse_key("s:1").partition(settings.kafka.partitions)
+
+        def on_disk() -> bool:
+            try:
+                return read_partition(settings, partition).entries.applied >= version
+            except ServiceUnavailable:
+                return False
+
+        await wait_until(on_disk, DEADLINE_S, "the barrier")
+    wipe(settings)
+    async with WorkerProcess(settings, tmp_path / "log"), MarketCache(reading(settings, "rocksdb")) as cache:
+        await wait_until(lambda: cache.synced(Space.GENERIC, partition), DEADLINE_S, "a heartbeat")
+        entry = await cache.get("s:1")
+    assert entry is not None
+    assert (entry.value, entry.tier) == ("x", "rocksdb")
 
 
 async def test_a_new_entry_comes_from_rocksdb_after_the_next_barrier(running: Settings, wait_until: WaitUntil) -> None:
