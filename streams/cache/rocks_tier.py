@@ -81,7 +81,7 @@ class RocksTier:
     async def load_floors(self, partition: int, view: PartitionView) -> int:
         """See `LogTier.load_floors`. Raises: ServiceUnavailable when the partition's store is not here."""
         store = self._stores.get(partition)
-        if store is None or store.writes is ABSENT:
+        if store is None or (store.writes is ABSENT and not store.empty):
             raise ServiceUnavailable(f"there is no whole store at {self._paths[partition]}")
         _note_floors(store, view)
         return store.writes.version

@@ -49,7 +49,8 @@ class Secondary:
         own_files: an existing folder for RocksDB's own log.
 
     Attributes:
-        frames, writes: the mark of either space; `ABSENT` while the store is not whole.
+        frames, writes: the mark of either space; `ABSENT` while the store is not whole, or empty.
+        empty: no barrier has written anything yet.
         floors: of tags, namespaces and flush, complete as of `writes`.
 
     Raises:
@@ -59,6 +60,7 @@ class Secondary:
     def __init__(self, path: Path, own_files: Path) -> None:
         self.path = path
         self.frames = self.writes = ABSENT
+        self.empty = False
         self.floors: dict[str, int] = {}
         self._slots: dict[int, Slot] = {}  # by the instrument's hash
         self._slots_are_new = False
@@ -91,6 +93,7 @@ class Secondary:
         self._slots_are_new = True
         whole = self._db.get(REWRITE) is None and self._db.get(UNFINISHED) is None
         data = self._db.get(pages.CONTROL) if whole else None
+        self.empty = whole and data is None
         if data is None:
             self.frames = self.writes = ABSENT
             return True

@@ -67,7 +67,7 @@ class PageTable(Table):  # type: ignore[misc]
         return version(epoch, offsets[0])
 
     def own(self, partition: int, token: int) -> None:
-        """Remember the token beside the pages, so that older owners' records are passed over later; recovery is over."""
+        """The recovery is over: remember the token beside the pages, so that older owners' records are passed over."""
         writes = rocksdict.WriteBatch(raw_mode=True)
         writes.put(NEWEST_TOKEN, str(token).encode())
         writes.delete(UNFINISHED)

@@ -108,6 +108,15 @@ async def test_floors_on_the_disk_count_although_nobody_announced_them_yet(
     assert not fresh.groups.exists(5, "s", ["vip"])
 
 
+async def test_a_store_without_a_barrier_yet_has_no_floors_and_no_answers(
+    settings: Settings, stores: dict[int, WorkerStore], view: PartitionView
+) -> None:
+    stores[PARTITION].db.delete(pages.CONTROL)
+    async with opened(RocksTier(settings)) as tier:
+        assert await tier.load_floors(PARTITION, view) == NOTHING
+        assert await tier.read(place("s:1"), view) is None
+
+
 async def test_a_store_that_was_set_aside_is_let_go_and_its_follower_is_found(
     tier: RocksTier, settings: Settings, stores: dict[int, WorkerStore], view: PartitionView, wait_until: WaitUntil
 ) -> None:
