@@ -20,6 +20,11 @@ Group = tuple[Space, int]
 
 META = b"\0meta"
 META_FORM = 1
+_N_FILES = 64  # tables: a read may look into the filter of each
+_MAX_BUFFER_BYTES = 64 << 20
+
+_WITHOUT_WAITING = rocksdict.WriteOptions()
+_WITHOUT_WAITING.no_slowdown = True
 
 
 class Meta(msgspec.Struct, frozen=True, array_like=True):
@@ -38,21 +43,42 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
     offsets: dict[int, int]
 
 
-def open_store(folder: Path) -> rocksdict.Rdict:
+def open_store(folder: Path, max_bytes: int) -> rocksdict.Rdict:
+    """A store whose files never take more than `max_bytes`, but for some 200 KiB of RocksDB's own notes.
+
+    Files leave oldest first, whole (FIFO compaction): nothing is rewritten, so nothing ever lies there twice for a
+    while. What was overwritten or deleted goes with its file, and so does what nobody wrote again for a whole round.
+    """
+    buffer_bytes = min(max(max_bytes // _N_FILES, 1 << 16), _MAX_BUFFER_BYTES)
+    fifo = rocksdict.FifoCompactOptions()
+    # Besides the tables: a log for each of three buffers, a table that is being made, and what is not yet deleted.
+    fifo.max_table_files_size = max(max_bytes - 7 * buffer_bytes, buffer_bytes)
     options = rocksdict.Options(raw_mode=True)
     options.create_if_missing(True)
-    options.set_write_buffer_size(4 << 20)
-    options.set_max_total_wal_size(16 << 20)
-    options.set_keep_log_file_num(2)
+    options.set_compaction_style(rocksdict.DBCompactionStyle.fifo())
+    options.set_fifo_compaction_options(fifo)
+    options.set_write_buffer_size(buffer_bytes)
+    options.set_max_total_wal_size(buffer_bytes)
+    options.set_max_write_buffer_number(3)
+    options.set_keep_log_file_num(1)
+    options.set_max_log_file_size(1 << 16)
+    options.set_max_manifest_file_size(1 << 16)
     table = rocksdict.BlockBasedOptions()
     table.set_block_cache(rocksdict.Cache(8 << 20))
     table.set_bloom_filter(10, False)
     options.set_block_based_table_factory(table)
-    db = rocksdict.Rdict(str(folder), options)
-    writes = rocksdict.WriteOptions()
-    writes.no_slowdown = True  # an entry that is not kept costs less than a loop that stands still
-    db.set_write_options(writes)
-    return db
+    return rocksdict.Rdict(str(folder), options)
+
+
+def try_put(db: rocksdict.Rdict, key: bytes, value: bytes) -> bool:
+    """Write, unless the disk is behind: an entry that is not kept costs less than a loop that stands still."""
+    try:
+        db.put(key, value, write_opt=_WITHOUT_WAITING)
+    except Exception as exc:
+        if "Write stall" in str(exc):
+            return False
+        raise
+    return True
 
 
 def entry_key(group: Group, text: str) -> bytes:

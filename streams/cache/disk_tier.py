@@ -20,7 +20,7 @@ import rocksdict
 
 from models.cache.coherence import PartitionView
 from models.cache.kept import decode_kept
-from models.cache.keys import Location, Space
+from models.cache.keys import Location
 from models.cache.policy import Capacity, Reason
 from models.cache.s3fifo import S3FIFO
 from models.cache.version import NOTHING
@@ -37,6 +37,7 @@ from streams.cache.disk_store import (
     pack_held,
     read_meta,
     split_key,
+    try_put,
     unpack_held,
 )
 from streams.cache.held import Held
@@ -77,9 +78,9 @@ class DiskTier:
         clock: UTC ns.
 
     Attributes:
-        max_bytes: bound of what all entries take; `bytes` never is above it. RocksDB drops what was overwritten or
-            deleted some time later, when it compacts.
+        max_bytes: bound of the files on disk, and of what all entries take.
         unreadable: entries dropped because their bytes were none.
+        refused: entries that were not kept because the disk was too slow.
     """
 
     name = "disk"
@@ -96,7 +97,7 @@ class DiskTier:
         self._n_partitions = settings.kafka.partitions
         self._views, self._positions, self._clock = views, positions, clock
         self.max_bytes = settings.reader.disk_bytes
-        self.unreadable = 0
+        self.unreadable = self.refused = 0
         self._policy: S3FIFO[str] = S3FIFO(Capacity(weight=self.max_bytes), self._left)
         self._places: dict[str, _Place] = {}
         self._marks: dict[Group, int] = {}
@@ -115,7 +116,7 @@ class DiskTier:
 
     @property
     def bytes(self) -> int:
-        """What all entries take on disk, without what compaction has not dropped yet."""
+        """What all entries take; the files also hold some that were overwritten or deleted."""
         return self._policy.weight
 
     def resume_at(self) -> Offsets | None:
@@ -144,8 +145,10 @@ class DiskTier:
             data = self._db.get(entry_key(place.group, text))
         except Exception as exc:
             raise self._fail(exc) from exc
-        kept = None if data is None else decode_kept(data)
-        if kept is None:
+        if data is None:  # its file was the oldest
+            self.drop(text)
+            return None
+        if (kept := decode_kept(data)) is None:
             self.unreadable += 1
             metrics.UNREADABLE.labels("disk_entry").inc()
             self.drop(text)
@@ -178,25 +181,23 @@ class DiskTier:
         if self._db is None or held.as_of < newest or (place is not None and held.as_of == place.as_of):
             return
         key, value = entry_key(group, text), pack_held(held)
-        self._places[text] = _Place(group, at.subject, held.as_of, held.expires_at_ms, restored=False)
-        if not self._policy.put(text, len(key) + len(value) + _ENTRY_BYTES):
-            self._places.pop(text, None)
+        n_bytes = len(key) + len(value) + _ENTRY_BYTES
+        if n_bytes > self.max_bytes:
+            self.drop(text)
             return
         try:
-            self._db.put(key, value)
+            if not try_put(self._db, key, value):  # the older entry stays, and what is known of it
+                self.refused += 1
+                return
         except Exception as exc:
             self._fail(exc)
+            return
+        self._places[text] = _Place(group, at.subject, held.as_of, held.expires_at_ms, restored=False)
+        self._policy.put(text, n_bytes)
 
     def drop(self, text: str) -> None:
         """See `OwnTier.drop`."""
         self._policy.remove(text)
-
-    def drop_partition(self, space: Space, partition: int) -> int:
-        """See `OwnTier.drop_partition`."""
-        gone = [text for text, place in self._places.items() if place.group == (space, partition)]
-        for text in gone:
-            self.drop(text)
-        return len(gone)
 
     async def close(self) -> None:
         """Sweep once more, so that the next process may believe what is there, and close the store."""
@@ -244,7 +245,7 @@ class DiskTier:
         for attempt in range(2):
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                self._db = open_store(self._folder)
+                self._db = open_store(self._folder, self.max_bytes)
                 await self._restore(self._db)
             except MarketPrismError as exc:
                 detail: Exception = exc

@@ -18,7 +18,7 @@ class MemoryTier:
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
-        self.keep, self.drop, self.drop_partition = memory.put, memory.drop, memory.drop_partition
+        self.keep, self.drop = memory.put, memory.drop
 
     def __repr__(self) -> str:
         return repr(self.memory)

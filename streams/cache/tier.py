@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeGuard, TypeVar
 
 from models.cache.coherence import PartitionView
-from models.cache.keys import Location, Space
+from models.cache.keys import Location
 from models.errors import MarketPrismError
 from streams.cache.held import Held
 
@@ -81,9 +81,6 @@ class OwnTier(Tier, Protocol):
 
     def drop(self, text: str) -> None:
         """Forget a key."""
-
-    def drop_partition(self, space: Space, partition: int) -> int:
-        """Forget all keys of a partition; how many there were."""
 
     def resume_at(self) -> Mapping[int, int] | None:
         """Offsets of the invalidations from which the reader has to hear on, so that what an earlier process kept may

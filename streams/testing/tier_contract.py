@@ -277,17 +277,6 @@ class TierContract:
         tier.drop("s:404")
         assert await self.seen(tier, *texts) == [MISS, "s:10", "s:1:1", "s:2"]
 
-    async def test_dropping_a_partition_drops_its_keys_alone(self, tier: Tier) -> None:
-        if not is_own_tier(tier):
-            pytest.skip("readers drop nothing from it")
-        texts = [f"s:{n}" for n in range(40)]
-        for version, text in enumerate(texts, 1):
-            await self.write(tier, self.held(text, version, text))
-        gone = [text for text in texts if self.place(text).partition == 0]
-        assert tier.drop_partition(Space.MARKET, 0) == 0
-        assert tier.drop_partition(Space.GENERIC, 0) == len(gone)
-        assert await self.seen(tier, *texts) == [MISS if text in gone else text for text in texts]
-
     # -- life
 
     async def test_a_probe_touches_no_users_data(self, tier: Tier) -> None:

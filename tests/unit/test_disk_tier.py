@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from streams.cache.held import Held
 from streams.cache.tier import opened
 from streams.clock import SettableClock
 from streams.settings import Settings
+from tests.conftest import WaitUntil
 
 NOW_NS = 1_760_000_000_000_000_000
 S = 1_000_000_000
@@ -247,3 +249,34 @@ async def test_entries_of_two_prefixes_lie_apart(tmp_path: Path, stack: AsyncExi
 async def stack() -> AsyncIterator[AsyncExitStack]:
     async with AsyncExitStack() as stack:
         yield stack
+
+
+async def test_its_files_stay_within_the_bound_whatever_is_written(tmp_path: Path, wait_until: WaitUntil) -> None:
+    """Four times the bound, with updates: what was overwritten counts too until its file goes."""
+    bound = 8 << 20
+    process = Process(tmp_path, disk_bytes=bound)
+    rng = random.Random(1)
+    most = 0
+    async with process.open() as tier:
+
+        def kept(held: Held) -> bool:
+            before = tier.refused
+            tier.keep(held)
+            return bool(tier.refused == before)
+
+        for n in range(1, 8_000):
+            size = rng.randrange(3000, 5000)
+            packed = b"\xc5" + size.to_bytes(2, "big") + rng.randbytes(size)
+            held = process.held(f"s:{rng.randrange(3000)}", n, packed)
+            await wait_until(lambda held=held: kept(held), 10.0, "room in the buffers")
+            if n % 100 == 0:
+                most = max(most, size_of(tmp_path))
+    assert bound * 0.6 < most <= bound * 1.05
+
+
+def size_of(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
