@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
     saved_ns: int
     marks: dict[str, int]
     offsets: dict[int, int]
+
+    def by_group(self) -> dict[Group, int]:
+        """The marks."""
+        found = {}
+        for name, mark in self.marks.items():
+            space, _, partition = name.partition("/")
+            found[Space(space), int(partition)] = mark
+        return found
 
 
 def open_store(folder: Path, max_bytes: int) -> rocksdict.Rdict:
@@ -124,6 +133,11 @@ def unpack_held(at: Location, view: PartitionView, as_of: int, kept: Kept) -> He
         tags=kept.tags,
         row=kept.row,
     )
+
+
+def encode_meta(n_partitions: int, saved_ns: int, marks: Mapping[Group, int], offsets: Mapping[int, int]) -> bytes:
+    named = {f"{space.value}/{partition}": mark for (space, partition), mark in marks.items()}
+    return msgspec.msgpack.encode(Meta(META_FORM, n_partitions, saved_ns, named, dict(offsets)))
 
 
 def read_meta(data: Any) -> Meta | None:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import rocksdict
 
 from models.cache.coherence import PartitionView
@@ -28,9 +27,9 @@ from models.errors import MarketPrismError, ServiceUnavailable
 from streams import metrics
 from streams.cache.disk_store import (
     META,
-    META_FORM,
     Group,
     Meta,
+    encode_meta,
     entry_key,
     foreign,
     open_store,
@@ -228,10 +227,8 @@ class DiskTier:
     def _write_meta(self, offsets: Offsets) -> None:
         if self._db is None:
             return
-        named = {f"{space.value}/{partition}": mark for (space, partition), mark in self._marks.items()}
-        meta = Meta(META_FORM, self._n_partitions, self._clock(), named, dict(offsets))
         try:
-            self._db.put(META, msgspec.msgpack.encode(meta))
+            self._db.put(META, encode_meta(self._n_partitions, self._clock(), self._marks, offsets))
         except Exception as exc:
             self._fail(exc)
 
@@ -272,9 +269,7 @@ class DiskTier:
             self._meta, self._marks = None, {}
             self._write_meta({})
             return
-        self._marks = {
-            group: meta.marks[name] for group in self._views if (name := f"{group[0].value}/{group[1]}") in meta.marks
-        }
+        self._marks = meta.by_group()
         gone = []
         for n, (key, value) in enumerate(scan(db)):
             if key == META:

@@ -9,14 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import NamedTuple, Self
 
-from models.cache.breaker import Breaker
 from models.cache.coherence import PartitionView
-from models.cache.cost import Cost
 from models.cache.keys import Location, Space
 from models.cache.version import NOTHING
-from models.errors import MarketPrismError, PartlyUnavailable, ServiceUnavailable, TooStale
+from models.errors import MarketPrismError, PartlyUnavailable, TooStale
 from streams.cache.held import Held
-from streams.cache.tier import Answer, Asked, LogTier, OwnTier, Tier, is_log_tier, is_own_tier
+from streams.cache.rung import Rung
+from streams.cache.tier import Answer, Asked, OwnTier, Tier
 from streams.log import event
 
 log = logging.getLogger(__name__)
@@ -40,22 +39,6 @@ class Found(NamedTuple):
     held: Held
     tier: str
     age_ms: float | None
-
-
-class Rung:
-    """A tier with what is known of it; `log` and `own` are the tier again if it is of that kind."""
-
-    __slots__ = ("breaker", "cost", "log", "own", "tier")
-
-    def __init__(self, tier: Tier) -> None:
-        self.tier = tier
-        self.log: LogTier | None = tier if is_log_tier(tier) else None
-        self.own: OwnTier | None = tier if is_own_tier(tier) else None
-        self.breaker = Breaker()
-        self.cost = Cost()
-
-    def __repr__(self) -> str:
-        return f"{self.tier.name}({self.breaker}, {self.cost})"
 
 
 class TieredCache:
@@ -161,7 +144,7 @@ class TieredCache:
         hope = False
         for rung in self._order:
             if rung.breaker.is_open:
-                failure = failure or _down(rung)
+                failure = failure or rung.is_down()
                 continue
             started_s = time.perf_counter()
             try:
@@ -234,7 +217,7 @@ class TieredCache:
 
     async def _ask(self, rung: Rung, asked: list[Asked]) -> Sequence[Answer]:
         if rung.breaker.is_open:
-            return [_down(rung)] * len(asked)
+            return [rung.is_down()] * len(asked)
         try:
             answers = await rung.tier.read_many(asked)
         except MarketPrismError as exc:
@@ -309,7 +292,3 @@ class TieredCache:
         else:
             why = f"its age is not proven to be below {max_age_ms} ms"
         return TooStale(f"{at.key.text}: {why}; waited {self._max_wait_s} s. Is a worker running?")
-
-
-def _down(rung: Rung) -> ServiceUnavailable:
-    return ServiceUnavailable(f"{rung.breaker.failure} (the tier {rung.tier.name} is tried again in the background)")
