@@ -19,6 +19,10 @@ class ServiceUnavailable(Recoverable):
     """Kafka, Redis or a local process does not answer within its deadline."""
 
 
+class PartlyUnavailable(ServiceUnavailable):
+    """A part of a service, such as one node of a cluster, does not answer; the others do or may."""
+
+
 class ServiceSetupError(MarketPrismError):
     """A local service cannot be installed or started (no network, port taken, no disk, no Java)."""
 
@@ -107,6 +111,20 @@ class OutcomeUnknown(MarketPrismError):
 
     Not recoverable by the same call again: that might count twice. Read the key, then decide.
     """
+
+
+class UnreadableValue(MarketPrismError):
+    """Bytes of a cached value cannot be made a value of; a read counts them and answers a miss.
+
+    Attributes:
+        reason: machine word, such as `bad_signature`.
+        detail: what was wrong, for people.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
 
 
 class PublishFailed(Recoverable):

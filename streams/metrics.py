@@ -96,3 +96,6 @@ class _Readers(Collector):
 
 
 REGISTRY.register(_Readers())
+UNREADABLE = Counter(
+    "marketprism_cache_unreadable", "Entries that were a miss because their bytes could not be read.", ["reason"]
+)

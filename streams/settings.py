@@ -31,6 +31,7 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,100}\Z", description="1..
 OptionalName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,100}\Z", description="0..100 letters, digits, . _ or -")]
 _ADDRESS = r"([^\s,:@/\[\]]+|\[[0-9A-Fa-f:.]+\]):[1-9][0-9]{0,4}"
 Addresses = Annotated[str, Meta(pattern=rf"^{_ADDRESS}(,{_ADDRESS})*\Z", description="host:port[,host:port...]")]
+_TIERS = r"^(rocksdb|disk|redis)(,(rocksdb|disk|redis))*\Z"
 Text = Annotated[str, Meta(min_length=1, description="a text that is not empty")]
 
 
@@ -50,6 +51,7 @@ class RedisSettings:
         str, Meta(pattern=r"^(rediss?|unix)://.", description="redis://, rediss:// or unix:// and an address")
     ] = "redis://127.0.0.1:16379/0"
     timeout_s: Seconds = 1.0  # redis-py's defaults hold a caller of a dead server for many seconds
+    cluster: bool = False  # the address is a node of a Redis Cluster
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,15 @@ class ReaderSettings:
     max_wait_s: Annotated[float, Meta(ge=0, le=60, description="seconds, 0..60")] = 1.0
     # keys whose newest invalidation is remembered
     floor_ring: Annotated[int, Meta(ge=16, le=1 << 26, description="keys, 16..67108864")] = 65_536
+    # besides memory, in the order in which they are asked until they are measured
+    tiers: Annotated[str, Meta(pattern=_TIERS, description="rocksdb, disk and redis, in any order, by commas")] = (
+        "redis"
+    )
+    # generic values larger than this are put packed with zstd; 0 = never
+    compress_above_bytes: Annotated[int, Meta(ge=0, le=1 << 24, description="bytes, 0..16777216")] = 16_384
+    disk_follow_s: Annotated[float, Meta(ge=0.01, le=60, description="seconds, 0.01..60")] = 0.1
+    disk_dir: Text = ".marketprism/reader"  # of the tier `disk`; one reader process has it
+    disk_bytes: Annotated[int, Meta(ge=1 << 16, le=1 << 44, description="bytes, 65536..17592186044416")] = 1 << 30
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 
 from models.cache.floors import GroupFloors, KeyFloors
-from models.cache.mark import Mark
 from models.cache.version import NOTHING
 
 
@@ -59,9 +58,9 @@ class PartitionView:
         self.heard_groups.note(field, version)
         self.floors.raise_start(version)
 
-    def admits(self, subject: Hashable, mark: Mark) -> bool:
-        """Whether the tier's answer, read together with this mark, is new enough for the reader (rule 9)."""
-        return mark.version >= self.floors.floor(subject)
+    def admits(self, subject: Hashable, as_of: int) -> bool:
+        """Whether a tier's answer that was right as of this version is new enough for the reader (rule 9)."""
+        return as_of >= self.floors.floor(subject)
 
     def saw(self, subject: Hashable, version: int) -> None:
         """The reader was given this version of a key; it may not be given an older one afterwards."""

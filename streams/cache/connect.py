@@ -12,7 +12,7 @@ import hiredis
 from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 from redis.typing import EncodableT
 
 from models.cache.packed_keys import PackedKeys
@@ -121,7 +121,7 @@ def redis_errors(url: str) -> Iterator[None]:
     """Raises: ServiceUnavailable for whatever the client raised inside."""
     try:
         yield
-    except (RedisError, OSError, TimeoutError) as exc:
+    except (RedisError, RedisClusterException, OSError, TimeoutError) as exc:
         raise ServiceUnavailable(
             f"Redis at {_address(url)} failed ({type(exc).__name__}: {exc}): "
             "start it with `marketprism up`, or set MARKETPRISM_REDIS__URL"

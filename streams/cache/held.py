@@ -63,6 +63,11 @@ class Held(msgspec.Struct):
         """Below this the reader may not go once it was given the entry: a miss counts as of when it was one."""
         return self.as_of if self.version == NOTHING else self.version
 
+    def stands(self) -> bool:
+        """Whether nothing heard of tags, namespaces and flush-all took it away; invalidations of its key drop it."""
+        key = self.at.key
+        return key.space is Space.MARKET or self.view.keeps(self.as_of, key.namespace, self.tags)
+
     def shown(self) -> Value:
         """The row as people see it: 3 us once, then kept. Only with a row."""
         if self.value is None:

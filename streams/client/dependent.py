@@ -8,13 +8,12 @@ from contextlib import AbstractContextManager, AsyncExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from models.cache.coherence import PartitionView
 from models.cache.keys import Location, Space
 from models.cache.outcome import Outcome
+from models.cache.serialize import Serializer
 from models.cache.version import NOTHING
-from models.cache.write import CacheWrite, check, encode_value
+from models.cache.write import CacheWrite, check
 from models.errors import OutcomeUnknown, PublishFailed, WriteRefused
 from streams.cache.memory import Memory
 from streams.client.outcomes import Outcomes
@@ -32,6 +31,7 @@ class DependentWrites:
 
     if TYPE_CHECKING:
         _settings: Settings
+        _serializer: Serializer
         _locate: Any
         _views: dict[tuple[Space, int], PartitionView]
         _memory: Memory
@@ -153,13 +153,13 @@ class DependentWrites:
     def encoded(self, key: str, value: Any) -> bytes:
         """The bytes that a value has in the cache. Raises: WriteRefused, naming the key."""
         try:
-            return encode_value(value)
+            return self._serializer.encode(value)
         except WriteRefused as exc:
             raise WriteRefused(f"key {key!r}: {exc.detail}") from exc
 
     def decoded(self, packed: bytes) -> Any:
-        """Inverse of `encoded`: a copy that is the caller's own."""
-        return msgspec.msgpack.decode(packed)
+        """Inverse of `encoded`: a copy that is the caller's own. Raises: UnreadableValue."""
+        return self._serializer.decode(packed)
 
     async def known(self, key: str) -> int:
         """Up to which version this reader knows all writes that touch the key: the base of a fill.

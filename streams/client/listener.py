@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Self
 
@@ -26,11 +27,22 @@ class Listener:
     """Follows `cache.invalidations.v1` from its end on and hands it to the upkeep of the memory.
 
     While Kafka refuses it, nothing is kept: reads go to Redis. It tries again each second.
+
+    Args:
+        start: asked when it opens: offsets to go on from, None = the end.
     """
 
-    def __init__(self, settings: Settings, upkeep: Upkeep, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        upkeep: Upkeep,
+        clock: Clock,
+        *,
+        start: Callable[[], Mapping[int, int] | None] = lambda: None,
+    ) -> None:
         self._settings = settings
-        self._consumer = InvalidationConsumer(settings, clock=clock)
+        self._start = start
+        self._consumer = InvalidationConsumer(settings, clock=clock)  # another one each time it opens
         self._upkeep = upkeep
         self._clock = clock
         self._skew_ns = int(settings.clock.max_skew_ms * 1_000_000)
@@ -38,7 +50,8 @@ class Listener:
         self._stopped = False
 
     async def __aenter__(self) -> Self:
-        """Stands at the topic's end when it returns. Raises: ServiceUnavailable."""
+        """Stands at the topic's end, or where it goes on, when it returns. Raises: ServiceUnavailable."""
+        self._consumer = InvalidationConsumer(self._settings, start=self._start() or "latest", clock=self._clock)
         await self._consumer.__aenter__()
         self._stopped = False
         self._task = asyncio.create_task(self._run(), name="invalidations")
@@ -53,6 +66,11 @@ class Listener:
                 await task
         finally:
             await self._consumer.__aexit__(None, None, None)
+
+    @property
+    def positions(self) -> Mapping[int, int]:
+        """Next record of each partition, by what is dealt with."""
+        return self._consumer.positions
 
     async def _run(self) -> None:
         while not self._stopped:

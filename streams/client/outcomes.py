@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack, aclosing
-from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 from models.cache.keys import Location
-from models.cache.mark import Mark
+from models.cache.mark import Mark, unpack_mark
 from models.cache.outcome import Outcome, decode_outcome, outcome_key
 from models.cache.write import CacheWrite
 from models.errors import OutcomeUnknown, ServiceUnavailable
-from streams.cache.connect import connect_redis
-from streams.cache.reads import RedisReads
+from streams.cache.cluster import connect_cluster
+from streams.cache.connect import connect_redis, redis_errors
 from streams.settings import Settings
 
 _FIRST_WAIT_S = 0.002
@@ -31,21 +29,19 @@ class Outcomes:
     def __init__(self, settings: Settings) -> None:
         self._prefix = settings.topics.prefix
         self._max_wait_s = settings.reader.max_wait_s
-        self._redis = connect_redis(settings.redis)
-        self._reads = RedisReads(self._redis, url=settings.redis.url, prefix=self._prefix)
-        self._stack = AsyncExitStack()
+        self._url = settings.redis.url
+        cluster = settings.redis.cluster
+        self._redis: Any = connect_cluster(settings.redis) if cluster else connect_redis(settings.redis)
 
     async def __aenter__(self) -> Self:
-        await self._stack.enter_async_context(aclosing(self._redis))
-        self._stack.push_async_callback(self._reads.close)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._stack.aclose()
+        await self._redis.aclose()
 
     async def mark(self, at: Location) -> Mark:
         """The mark of a key's partition. Raises: ServiceUnavailable."""
-        mark, _ = await self._reads.read(at)
+        mark, _ = await self._read(at, at.redis_key)
         return mark
 
     async def wait(self, at: Location, write: CacheWrite, version: int) -> Outcome:
@@ -55,11 +51,11 @@ class Outcomes:
             OutcomeUnknown: no worker came to it in time, Redis does not answer, or has lost it.
         """
         what = f"{write.op} of {write.key}, version {version} in the log"
-        place = replace(at, redis_key=outcome_key(self._prefix, at.partition, version))
+        key = outcome_key(self._prefix, at.partition, version)
         end, wait_s = time.monotonic() + self._max_wait_s, _FIRST_WAIT_S
         while True:
             try:
-                mark, data = await self._reads.read(place)
+                mark, data = await self._read(at, key)
             except ServiceUnavailable as exc:
                 raise OutcomeUnknown(f"{what}: {exc}") from exc
             if data is not None and (outcome := decode_outcome(data)) is not None:
@@ -74,3 +70,9 @@ class Outcomes:
                 )
             await asyncio.sleep(min(wait_s, left_s))
             wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+
+    async def _read(self, at: Location, key: bytes) -> tuple[Mark, bytes | None]:
+        """A value as of its partition's mark: one MGET is atomic."""
+        with redis_errors(self._url):
+            mark, data = await self._redis.mget([at.mark_key, key])
+        return unpack_mark(mark), data

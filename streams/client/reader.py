@@ -10,8 +10,7 @@ async with MarketCache(settings) as cache:
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AsyncExitStack
 from enum import Enum
 from functools import lru_cache, partial
@@ -23,17 +22,17 @@ from models.cache import version as versions
 from models.cache.coherence import PartitionView
 from models.cache.floors import namespace_field, tag_field
 from models.cache.keys import Location, Space, locate
-from models.cache.mark import Mark
 from models.cache.policy import Reason
+from models.cache.serialize import Serializer
 from models.cache.version import MAX_OFFSET
-from models.cache.write import CacheWrite, encode_value
-from models.errors import Recoverable, TooStale
-from models.market.facets import BOOK
+from models.cache.write import CacheWrite
+from models.errors import InvalidKey, MarketPrismError, Recoverable, UnreadableValue
 from streams import metrics
-from streams.cache.connect import connect_redis
-from streams.cache.held import Held, held_book, held_value
+from streams.cache.held import Held
 from streams.cache.memory import Memory, OnEvict
-from streams.cache.reads import RedisReads
+from streams.cache.memory_tier import MemoryTier
+from streams.cache.tiered import TieredCache
+from streams.cache.tiers import make_tiers
 from streams.client.dependent import DependentWrites
 from streams.client.listener import Listener
 from streams.client.upkeep import Heard, Upkeep
@@ -41,8 +40,7 @@ from streams.client.writer import CacheWriter, Written
 from streams.clock import Clock, now_ns
 from streams.settings import Settings
 
-_FIRST_WAIT_S = 0.002
-_LONGEST_WAIT_S = 0.05
+_RETRY_S = 0.05
 _MS = 1_000_000
 _PLACES = 65_536  # keys whose place is remembered, so that it is not worked out again for each read of a tier
 _PLACE_BYTES = 900
@@ -90,6 +88,7 @@ class MarketCache(DependentWrites):
         clock: UTC ns.
         heard: called in the event loop with a partition and a record once memory is as the record says; not to block.
         on_evict: called for each entry that leaves the memory tier, with the reason; see `streams.cache.memory`.
+        serializer: of generic values; plain msgpack, packed above `reader.compress_above_bytes`, unless it is given.
     """
 
     def __init__(
@@ -100,11 +99,12 @@ class MarketCache(DependentWrites):
         clock: Clock = now_ns,
         heard: Heard | None = None,
         on_evict: OnEvict | None = None,
+        serializer: Serializer | None = None,
     ) -> None:
         self._settings = settings
+        self._serializer = serializer or Serializer(compress_above=settings.reader.compress_above_bytes or None)
         self._clock = clock
         self._n_partitions = n_partitions = settings.kafka.partitions
-        self._max_wait_s = settings.reader.max_wait_s
         self._skew_ns = int(settings.clock.max_skew_ms * _MS)
         self._follow = follow
         ring = max(1, settings.reader.floor_ring // n_partitions)
@@ -119,10 +119,16 @@ class MarketCache(DependentWrites):
             on_evict=on_evict,
         )
         metrics.READERS.add(self._memory)
-        self._redis = connect_redis(settings.redis)
-        self._reads = RedisReads(self._redis, url=settings.redis.url, prefix=settings.topics.prefix)
+        self._tiers = TieredCache(
+            self._views,
+            MemoryTier(self._memory),
+            make_tiers(settings, self._views, follow=follow, positions=lambda: self._listener.positions, clock=clock),
+            max_wait_s=settings.reader.max_wait_s,
+            age_ms=self._age_ms,
+            keeps=follow,
+        )
         self._upkeep = Upkeep(self._views, self._memory, heard)
-        self._listener = Listener(settings, self._upkeep, clock)
+        self._listener = Listener(settings, self._upkeep, clock, start=self._tiers.resume_at)
         self._writer: CacheWriter | None = None
         self._epochs = [0] * n_partitions
         self._opening = asyncio.Lock()
@@ -147,10 +153,10 @@ class MarketCache(DependentWrites):
     async def __aenter__(self) -> Self:
         """Raises: ServiceUnavailable when Redis (or, to follow, Kafka) does not answer."""
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._redis.aclose)
-            stack.push_async_callback(self._reads.close)
+            await stack.enter_async_context(self._tiers)
             if self._follow:
-                # It stands at the topic's end before the floors are loaded: a floor set in between is heard, or read.
+                # It stands at the topic's end (or where it goes on, for what lies on an own disk) before the floors are
+                # loaded: a floor set in between is heard, or read.
                 await stack.enter_async_context(self._listener)
             await asyncio.gather(*(self._load_floors(p) for p in range(self._n_partitions)))
             self._stack = stack.pop_all()
@@ -171,7 +177,35 @@ class MarketCache(DependentWrites):
             ServiceUnavailable: Redis does not answer.
         """
         entry = self._at_hand(key, max_staleness_s)
-        return await self._read(self._locate(key), max_staleness_s) if entry is UNKNOWN else entry
+        if entry is not UNKNOWN:
+            return entry
+        max_age_ms = None if max_staleness_s is None else max_staleness_s * 1000
+        return self._answer(*await self._tiers.read(self._locate(key), max_age_ms))
+
+    async def get_many(
+        self, keys: Sequence[str], *, max_staleness_s: float | None = None
+    ) -> list[Entry | MarketPrismError | None]:
+        """As `get` for each key, with one round a tier for all of them.
+
+        Returns:
+            One result a key, in their order: the entry, None for a miss, or the error that `get` would have raised. A
+            key that fails harms no other.
+        """
+        results: list[Entry | MarketPrismError | None] = [None] * len(keys)
+        asked: dict[int, Location] = {}
+        max_age_ms = None if max_staleness_s is None else max_staleness_s * 1000
+        for n, key in enumerate(keys):
+            entry = self._at_hand(key, max_staleness_s)
+            if entry is not UNKNOWN:
+                results[n] = entry
+                continue
+            try:
+                asked[n] = self._locate(key)
+            except InvalidKey as exc:
+                results[n] = exc
+        for n, found in zip(asked, await self._tiers.read_many([*asked.values()], max_age_ms), strict=True):
+            results[n] = found if isinstance(found, MarketPrismError) else self._answer(*found)
+        return results
 
     async def put(self, key: str, value: Any, *, ttl_ms: int | None = None, tags: Iterable[str] = ()) -> int:
         """Write a generic key; this reader sees it at once.
@@ -183,7 +217,7 @@ class MarketCache(DependentWrites):
             WriteRefused: key, value, ttl or tags break a bound.
             PublishFailed: Kafka did not acknowledge in time; it may still arrive.
         """
-        write = CacheWrite("put", key, encode_value(value), ttl_ms, tuple(tags))
+        write = CacheWrite("put", key, self._serializer.encode(value), ttl_ms, tuple(tags))
         (written,) = await self._write(write)
         expires_at_ms = None if ttl_ms is None else written.time_ms + ttl_ms
         self._own_write(self._locate(key), written, packed=write.value, expires_at_ms=expires_at_ms, tags=write.tags)
@@ -218,7 +252,7 @@ class MarketCache(DependentWrites):
                 try:
                     entry = await self.get(key)
                 except Recoverable:
-                    await asyncio.sleep(_LONGEST_WAIT_S)
+                    await asyncio.sleep(_RETRY_S)
                     changed.set()
                 else:
                     version = versions.NOTHING if entry is None else entry.version
@@ -227,47 +261,9 @@ class MarketCache(DependentWrites):
                     last = version
                 await changed.wait()
 
-    async def _read(self, at: Location, max_staleness_s: float | None) -> Entry | None:
-        end, wait_s = time.monotonic() + self._max_wait_s, _FIRST_WAIT_S
-        while True:
-            held, mark = await self._look(at)
-            if held is not None:
-                age_ms = self._age_ms(held)
-                if max_staleness_s is None or (age_ms is not None and age_ms <= max_staleness_s * 1000):
-                    return self._answer(held, "redis", age_ms)
-            left_s = end - time.monotonic()
-            if left_s <= 0:
-                raise self._too_stale(at, mark, max_staleness_s)
-            await asyncio.sleep(min(wait_s, left_s))
-            wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
-
-    async def _look(self, at: Location) -> tuple[Held | None, Mark]:
-        """One look at Redis; no answer while its mark is below the floor. What may be kept is kept."""
-        view = self._views[at.key.space, at.partition]
-        if at.key.facet == BOOK:
-            mark, fields = await self._reads.read_book(at)
-            held = held_book(at, view, mark, fields)
-        else:
-            mark, data = await self._reads.read(at)
-            if mark.floors > view.groups_version:
-                await self._load_floors(at.partition)
-                return None, mark
-            held = held_value(at, view, mark, data)
-        # No await from here on: what is heard later finds the entry in memory.
-        if not view.admits(at.subject, mark):
-            return None, mark
-        view.saw(at.subject, held.given_version)
-        if self._follow and view.synced:
-            self._memory.put(held)
-        return held, mark
-
     async def _load_floors(self, partition: int) -> None:
-        view = self._views[Space.GENERIC, partition]
-        mark, floors = await self._reads.read_floors(partition)
-        for field, version in floors.items():
-            view.groups.note(field, version)
-        view.groups_version = max(view.groups_version, mark.floors)
-        self._epochs[partition] = max(self._epochs[partition], versions.epoch_of(mark.version))
+        as_of = await self._tiers.load_floors(partition)
+        self._epochs[partition] = max(self._epochs[partition], versions.epoch_of(as_of))
 
     async def _write(self, write: CacheWrite) -> list[Written]:
         async with self._opening:
@@ -344,8 +340,9 @@ class MarketCache(DependentWrites):
                 value = held.shown()
             elif held.packed:
                 try:  # anew for each reader, so that it is the reader's own
-                    value = msgspec.msgpack.decode(held.packed)
-                except msgspec.DecodeError:
+                    value = self._serializer.decode(held.packed)
+                except UnreadableValue as exc:
+                    metrics.UNREADABLE.labels(exc.reason).inc()
                     return None
         if value.__class__ is dict and not held.packed:
             value = value.copy()
@@ -360,11 +357,3 @@ class MarketCache(DependentWrites):
         watermark_ns = max(watermark_ns, held.watermark_ns)
         age_ns = self._clock() - watermark_ns + self._skew_ns
         return age_ns / _MS if watermark_ns and age_ns >= 0 else None
-
-    def _too_stale(self, at: Location, mark: Mark, max_staleness_s: float | None) -> TooStale:
-        floor = self._views[at.key.space, at.partition].floors.floor(at.subject)
-        if mark.version < floor:
-            why = f"Redis' mark {mark.version} of partition {at.partition} is below {floor}, which was heard of already"
-        else:
-            why = f"its age is not proven to be below {max_staleness_s} s"
-        return TooStale(f"{at.key.text}: {why}; waited {self._max_wait_s} s. Is a worker running?")

@@ -22,6 +22,8 @@ from streams.log import event
 
 log = logging.getLogger(__name__)
 
+REWRITE = b"__marketprism\0rewrite__"  # there: all pages must be written again before anything is committed
+UNFINISHED = b"__marketprism\0unfinished__"  # there: a recovery is not over: whole as of no version
 DAMAGED = ".damaged"  # the newest damaged folder of a partition is kept under this ending, for people
 _FROM_MANIFEST = re.compile(r"Recovered from manifest .*last_sequence is (\d+), log_number is (\d+),")
 

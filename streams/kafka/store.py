@@ -15,13 +15,12 @@ from faust.types import TP
 from models.errors import CorruptStore
 from models.market import pages
 from streams.kafka.checkpoint import Checkpoints
-from streams.kafka.disk import close, open_checked, set_aside, store_errors
+from streams.kafka.disk import REWRITE, UNFINISHED, close, open_checked, set_aside, store_errors
 from streams.log import event
 
 log = logging.getLogger(__name__)
 
 NEWEST_TOKEN = b"__marketprism\0token__"
-REWRITE = b"__marketprism\0rewrite__"  # there: all pages must be written again before anything is committed
 ROCKSDB = {
     "driver": "rocksdict",
     "block_cache_size": 32 << 20,
@@ -91,6 +90,7 @@ class FencedStore(Store):  # type: ignore[misc]
                 writes.delete(record.key)
             else:
                 writes.put(record.key, record.value)
+        writes.put(UNFINISHED, b"")
         writes.put(NEWEST_TOKEN, str(newest).encode())
         writes.put(self.offset_key, str(records[-1].offset).encode())
         with store_errors(self.folder(partition)):

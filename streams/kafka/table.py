@@ -16,8 +16,8 @@ from models.cache.version import version
 from models.errors import CorruptPage, PublishFailed
 from models.market import pages
 from models.market.pages import Flush, Record
-from streams.kafka.disk import keys_of, scan, store_errors
-from streams.kafka.store import NEWEST_TOKEN, REWRITE, ROCKSDB, FencedStore
+from streams.kafka.disk import REWRITE, UNFINISHED, keys_of, scan, store_errors
+from streams.kafka.store import NEWEST_TOKEN, ROCKSDB, FencedStore
 
 BATCH_BYTES = 1 << 20
 WRITE_BATCH = 1000  # rocksdict holds the GIL while it writes a batch: 1000 keep every thread under 35 ms
@@ -86,9 +86,12 @@ class PageTable(Table):  # type: ignore[misc]
         return version(epoch, offsets[0])
 
     def own(self, partition: int, token: int) -> None:
-        """Remember the token beside the pages, so that older owners' records are passed over later."""
+        """The recovery is over: remember the token beside the pages, so that older owners' records are passed over."""
+        writes = rocksdict.WriteBatch(raw_mode=True)
+        writes.put(NEWEST_TOKEN, str(token).encode())
+        writes.delete(UNFINISHED)
         with store_errors(self.data.folder(partition)):
-            self.data.db(partition).put(NEWEST_TOKEN, str(token).encode())
+            self.data.db(partition).write(writes)
 
     async def send(
         self, producer: AIOKafkaProducer, partition: int, token: int, flush: Flush, deadline_s: float

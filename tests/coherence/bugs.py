@@ -33,7 +33,7 @@ _heartbeat = PartitionWriter.heartbeat
 
 def reader_ignores_floors(patch: pytest.MonkeyPatch) -> None:
     """Rule 9."""
-    patch.setattr(PartitionView, "admits", lambda self, subject, mark: True)
+    patch.setattr(PartitionView, "admits", lambda self, subject, as_of: True)
 
 
 def fill_is_not_guarded(patch: pytest.MonkeyPatch) -> None:
@@ -44,7 +44,7 @@ def fill_is_not_guarded(patch: pytest.MonkeyPatch) -> None:
         _memory_put(self, held)
 
     _memory_put = Memory.put
-    patch.setattr(PartitionView, "admits", lambda self, subject, mark: mark.version >= self.floors.start)
+    patch.setattr(PartitionView, "admits", lambda self, subject, as_of: as_of >= self.floors.start)
     patch.setattr(Memory, "put", put)
 
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from models.cache.coherence import PartitionView
 from models.cache.floors import GroupFloors, KeyFloors, namespace_field, tag_field
-from models.cache.mark import Mark
 from models.cache.version import NOTHING
 
 KEYS = st.sampled_from("abcdefgh")
@@ -103,7 +102,7 @@ def test_a_view_admits_no_mark_that_misses_a_change_it_heard_or_may_have_missed(
             view.floors.note(name, at)
         if key in names:
             needed = max(needed, at)
-    if view.admits(key, Mark(version=mark)):
+    if view.admits(key, mark):
         assert mark >= needed
 
 

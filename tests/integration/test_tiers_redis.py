@@ -1,0 +1,190 @@
+"""The contract of tiers on a real Redis and on a real Redis Cluster of three nodes, and what only a cluster does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import RedisCluster
+
+from models.cache.coherence import PartitionView
+from models.cache.entry import StoredEntry, encode_entry
+from models.cache.keys import Location, Space, floors_key, locate, mark_key
+from models.cache.mark import Mark, pack_mark
+from models.cache.version import NOTHING, to_bytes
+from models.errors import PartlyUnavailable
+from streams.cache.cluster import ClusterTier, connect_cluster
+from streams.cache.connect import connect_redis
+from streams.cache.held import Held
+from streams.cache.redis import Answer, Batch, PartitionWriter, delete, put, put_until
+from streams.cache.tier import Tier, opened
+from streams.cache.tiers import redis_tier
+from streams.services.ports import HOST
+from streams.settings import Settings
+from streams.testing.tier_contract import TierContract
+from tests.clusters import Node, redis_cluster
+from tests.conftest import WaitUntil
+
+pytestmark = pytest.mark.integration
+
+DEADLINE_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
+    with redis_cluster(tmp_path_factory.mktemp("cluster")) as nodes:
+        yield nodes
+
+
+class TestRedis(TierContract):
+    @pytest.fixture
+    async def tier(self, settings: Settings) -> AsyncIterator[Tier]:
+        self.prefix = settings.topics.prefix
+        self.marks: dict[int, int] = defaultdict(lambda: NOTHING)
+        async with aclosing(connect_redis(settings.redis)) as self.redis:
+            self.writer = PartitionWriter(self.redis, url=settings.redis.url, prefix=self.prefix)
+            async with opened(redis_tier(settings)) as tier:
+                yield tier
+
+    async def write(self, tier: Tier, held: Held) -> None:
+        at, start = held.at, self.marks[held.at.partition]
+        stored = encode_entry(held.version, StoredEntry(held.expires_at_ms, held.tags, held.packed))
+        update = put(stored) if held.expires_at_ms is None else put_until(held.expires_at_ms, stored)
+        if held.version == NOTHING:
+            update = delete(held.as_of)
+        batch = Batch(
+            Space.GENERIC, at.partition, 1, min(start, held.as_of), held.as_of, 0, updates=[(at.redis_key, update)]
+        )
+        (outcome,) = await self.writer.apply(batch)
+        assert outcome.answer in (Answer.OK, Answer.STALE)
+        self.marks[at.partition] = max(start, held.as_of)
+
+    async def spoil(self, tier: Tier, at: Location, data: bytes) -> None:
+        await self.redis.set(at.redis_key, data)
+
+
+class TestRedisCluster(TierContract):
+    """Entries are written without the worker's function: its fences are tested on one Redis."""
+
+    refuses_older = False
+
+    @pytest.fixture
+    async def tier(self, settings: Settings, nodes: list[Node]) -> AsyncIterator[Tier]:
+        self.prefix = settings.topics.prefix
+        settings = on_cluster(settings, nodes)
+        async with aclosing(connect_cluster(settings.redis)) as self.cluster, opened(redis_tier(settings)) as tier:
+            yield tier
+
+    async def write(self, tier: Tier, held: Held) -> None:
+        stored = encode_entry(held.version, StoredEntry(held.expires_at_ms, held.tags, held.packed))
+        if held.version == NOTHING:
+            await self.cluster.delete(held.at.redis_key)
+        else:
+            await self.cluster.set(held.at.redis_key, stored, pxat=held.expires_at_ms)
+        await self.cluster.set(held.at.mark_key, pack_mark(Mark(1, held.as_of)))
+
+    async def spoil(self, tier: Tier, at: Location, data: bytes) -> None:
+        await self.cluster.set(at.redis_key, data)
+
+
+def on_cluster(settings: Settings, nodes: list[Node], n_partitions: int = 4) -> Settings:
+    redis = replace(settings.redis, url=f"redis://{HOST}:{nodes[0].port}/0", cluster=True)
+    return replace(settings, redis=redis, kafka=replace(settings.kafka, partitions=n_partitions))
+
+
+class World:
+    """A cluster with an entry `x` of version 5 at each of some keys, and a tier to read them."""
+
+    def __init__(self, settings: Settings, cluster: RedisCluster, tier: ClusterTier, n_keys: int = 100) -> None:
+        self.prefix, self.n_partitions = settings.topics.prefix, settings.kafka.partitions
+        self.cluster, self.tier = cluster, tier
+        self.views = [PartitionView(64) for _ in range(self.n_partitions)]
+        self.places = [self.place(f"s:{n}") for n in range(n_keys)]
+
+    def place(self, text: str) -> Location:
+        return locate(text, prefix=self.prefix, n_partitions=self.n_partitions)
+
+    async def fill(self, mark: Mark) -> None:
+        for partition in range(self.n_partitions):
+            await self.cluster.set(mark_key(self.prefix, Space.GENERIC, partition), pack_mark(mark))
+        for at in self.places:
+            await self.cluster.set(at.redis_key, encode_entry(5, StoredEntry(None, ("vip",), b"\xa1x")))
+
+    async def read_all(self) -> list[Any]:
+        return list(await self.tier.read_many([(at, self.views[at.partition]) for at in self.places]))
+
+
+@pytest.fixture
+async def world(settings: Settings, nodes: list[Node]) -> AsyncIterator[World]:
+    settings = on_cluster(settings, nodes)
+    tier = redis_tier(settings)
+    assert isinstance(tier, ClusterTier)
+    async with aclosing(connect_cluster(settings.redis)) as cluster, opened(tier):
+        made = World(settings, cluster, tier)
+        await made.fill(Mark(1, 9))
+        yield made
+
+
+async def test_a_read_goes_on_while_a_slot_moves(world: World, nodes: list[Node], wait_until: WaitUntil) -> None:
+    """Half of a partition's keys are on either node, so Redis answers TRYAGAIN until the rest has moved too."""
+    mine = [at for at in world.places if at.partition == 0]
+    slot = slot_of(world.cluster, mine[0])
+    source = next(node for node in nodes if slot in node.slots)
+    target = next(node for node in nodes if node is not source)
+    await world.read_all()
+    target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
+    source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
+    keys = [mine[0].mark_key, *(at.redis_key for at in mine)]
+    source.command("MIGRATE", HOST, target.port, "", 0, 5000, "KEYS", *keys[::2])
+    before = turned_away(source, target)
+    reading = asyncio.ensure_future(world.read_all())
+    await wait_until(lambda: turned_away(source, target) > before, DEADLINE_S, "TRYAGAIN")
+    assert not reading.done()
+    source.command("MIGRATE", HOST, target.port, "", 0, 5000, "KEYS", *keys[1::2])
+    for node in (target, source):
+        node.command("CLUSTER", "SETSLOT", slot, "NODE", target.id)
+    answers = await reading
+    assert [(held.version, held.as_of) for held in answers] == [(5, 9)] * len(world.places)
+
+
+def turned_away(*nodes: Node) -> int:
+    return sum(int(node.info("errorstats").get("errorstat_TRYAGAIN", {"count": 0})["count"]) for node in nodes)
+
+
+async def test_floors_that_the_reader_lacks_are_loaded_from_their_node(world: World) -> None:
+    for partition in range(world.n_partitions):
+        await world.cluster.hset(floors_key(world.prefix, partition), "t:vip", to_bytes(7))  # type: ignore[misc,arg-type]
+    await world.fill(Mark(1, 9, floors=7))
+    assert {held.version for held in await world.read_all()} == {NOTHING}
+    assert {view.groups_version for view in world.views} == {7}
+
+
+async def test_a_node_that_is_away_harms_only_its_own_keys(settings: Settings, tmp_path: Path) -> None:
+    with redis_cluster(tmp_path) as nodes:
+        settings = on_cluster(settings, nodes)
+        tier = redis_tier(settings)
+        assert isinstance(tier, ClusterTier)
+        async with aclosing(connect_cluster(settings.redis)) as cluster, opened(tier):
+            world = World(settings, cluster, tier)
+            await world.fill(Mark(1, 9))
+            assert all(isinstance(answer, Held) for answer in await world.read_all())
+            away = next(n for n in nodes[1:] if any(slot_of(cluster, at) in n.slots for at in world.places))
+            away.stop()
+            for _ in range(5):  # the breaker of the node opens in between
+                answers = await world.read_all()
+                for at, answer in zip(world.places, answers, strict=True):
+                    if slot_of(cluster, at) in away.slots:
+                        assert isinstance(answer, PartlyUnavailable)
+                    else:
+                        assert isinstance(answer, Held)
+            await tier.probe()
+
+
+def slot_of(cluster: RedisCluster, at: Location) -> int:
+    return int(cluster.keyslot(at.mark_key))  # type: ignore[arg-type]
