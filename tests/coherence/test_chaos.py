@@ -279,7 +279,7 @@ async def at_rest(settings: Settings, wait_until: WaitUntil) -> None:
     ends = await ends_of(settings)
 
     async def all_marked() -> bool:
-        return all([mark.version for mark in await marks(settings, space)] == ends[space] for space in Space)
+        return {space: [mark.version for mark in await marks(settings, space)] for space in Space} == ends
 
     await wait_until(all_marked, DEADLINE_S, "every mark at its log's end")
     soon_s = time.time() + SHORT_LIFE_S + 2.0
