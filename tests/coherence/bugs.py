@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -178,25 +177,6 @@ def version_that_was_seen_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PartitionView, "saw", lambda self, subject, version: None)
 
 
-def own_write_leaves_what_is_held(patch: pytest.MonkeyPatch) -> None:
-    """Rule 9: a put that may not be served itself ends what memory holds."""
-    own_write, drop = MarketCache._own_write, Memory.drop
-
-    def wrapped(self: MarketCache, *args: Any, **kwargs: Any) -> None:
-        self._memory.drop = lambda text: None  # type: ignore[method-assign]
-        try:
-            own_write(self, *args, **kwargs)
-        finally:
-            self._memory.drop = partial(drop, self._memory)  # type: ignore[method-assign]
-
-    patch.setattr(MarketCache, "_own_write", wrapped)
-
-
-def deletions_of_a_zombie_are_believed(patch: pytest.MonkeyPatch) -> None:
-    """Rule 1, in the changelog: records without a value are nobody's."""
-    patch.setattr(sim_worker.pages, "deletion_headers", lambda token: [])
-
-
 PLANTS: tuple[Plant, ...] = (
     reader_ignores_floors,
     fill_is_not_guarded,
@@ -218,6 +198,4 @@ RARE: tuple[Plant, ...] = (
     ring_forgets_what_falls_out,
     rewrite_forgets_what_a_barrier_saves,
     version_that_was_seen_is_forgotten,
-    own_write_leaves_what_is_held,
-    deletions_of_a_zombie_are_believed,
 )

@@ -171,7 +171,8 @@ class Chaos:
         self._redis.freeze(False)
 
     async def _flush_redis(self) -> None:
-        async with aclosing(connect_redis(self._workers.processes[0].settings.redis)) as redis:
+        settings = replace(self._workers.processes[0].settings.redis, timeout_s=30.0)
+        async with aclosing(connect_redis(settings)) as redis:
             await redis.flushall()
 
     async def _frozen(self, pid: int, seconds: float) -> None:
@@ -209,6 +210,7 @@ async def test_no_copy_lies_while_everything_breaks(settings: Settings, tmp_path
     worker = replace(settings.worker, session_timeout_s=2.0, commit_interval_s=0.5)
     one = replace(settings, redis=replace(settings.redis, url=redis.url, timeout_s=0.3), worker=worker)
     two = replace(one, worker=replace(worker, data_dir=str(tmp_path / "two"), port=free_ports(1)[0]))
+    calm = replace(one, redis=replace(one.redis, timeout_s=30.0))  # the test's own: it has time
     await ensure_topics(one)
     workers = Workers([one, two], tmp_path)
     try:
@@ -230,14 +232,14 @@ async def test_no_copy_lies_while_everything_breaks(settings: Settings, tmp_path
             keeping.cancel()
             await workers.stop()
             await workers.processes[0].start()
-            await at_rest(one, wait_until)
-            memories = await rest(readers, one)
+            await at_rest(calm, wait_until)
+            memories = await rest(readers, calm)
             n_audited = await metric(one, "marketprism_audit_violations_total")
         await workers.stop()  # a last barrier
         history = readers.history()
         log, at_ms = await log_of(one), time.time_ns() // 1_000_000
         violations = check(log, history, skew_ms=one.clock.max_skew_ms)
-        copies = {"redis": await in_redis(one), "changelog": await in_changelog(one, at_ms)}
+        copies = {"redis": await in_redis(calm), "changelog": await in_changelog(one, at_ms)}
         for name, copy in copies.items():
             violations += check_at_rest(log, name, copy, at_ms=at_ms)
         for name, held in memories.items():
@@ -279,7 +281,7 @@ async def at_rest(settings: Settings, wait_until: WaitUntil) -> None:
     ends = await ends_of(settings)
 
     async def all_marked() -> bool:
-        return all([mark.version for mark in await marks(settings, space)] == ends[space] for space in Space)
+        return {space: [mark.version for mark in await marks(settings, space)] for space in Space} == ends
 
     await wait_until(all_marked, DEADLINE_S, "every mark at its log's end")
     soon_s = time.time() + SHORT_LIFE_S + 2.0
