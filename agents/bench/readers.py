@@ -22,7 +22,7 @@ from streams.settings import Settings
 
 _START_S = 120.0
 _SERVED_S = 120.0
-_SPARE_S = 5.0  # ticks flow on while the last answers are given
+_SPARE = 1.25  # ticks flow on while the last answers are given
 
 UNITS = {
     "read_p50_ms": "ms",
@@ -74,7 +74,7 @@ class ReadersScenario:
 
     @property
     def n_ticks(self) -> int:
-        return max(2, int(self.rate * (self.seconds + self.warm_up_s + _SPARE_S)))
+        return max(2, int(self.rate * (self.seconds + self.warm_up_s) * _SPARE))
 
     async def run(self, site: BenchSite) -> Mapping[str, float]:
         """One run: its metrics, by name.
