@@ -30,7 +30,7 @@ _DRAIN_S = 30.0
 async def read_list(cache: MarketCache, keys: Sequence[str]) -> list[Entry | None]:
     """One answer a key: those in memory without a task of their own, the others together in one round to Redis."""
     away = [key for key in keys if cache.memory.look(key) is None]
-    if not away:
+    if len(away) < 2:
         return [await cache.get(key) for key in keys]
     fetched = dict(zip(away, await asyncio.gather(*(cache.get(key) for key in away)), strict=True))
     return [fetched[key] if key in fetched else await cache.get(key) for key in keys]

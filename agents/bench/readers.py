@@ -22,8 +22,7 @@ from streams.settings import Settings
 
 _START_S = 120.0
 _SERVED_S = 120.0
-_WARM_UP_S = 10.0  # every list was read twice then
-_SPARE_S = 5.0  # ticks flow on while the last answers are given
+_SPARE = 1.25  # ticks flow on while the last answers are given
 
 UNITS = {
     "read_p50_ms": "ms",
@@ -61,6 +60,7 @@ class ReadersScenario:
     seconds: float
     most_late_ms: float
     seed: int
+    warm_up_s: float = 10.0  # every list was read twice then
 
     name = "readers"
     units = UNITS
@@ -74,7 +74,7 @@ class ReadersScenario:
 
     @property
     def n_ticks(self) -> int:
-        return max(2, int(self.rate * (self.seconds + _WARM_UP_S + _SPARE_S)))
+        return max(2, int(self.rate * (self.seconds + self.warm_up_s) * _SPARE))
 
     async def run(self, site: BenchSite) -> Mapping[str, float]:
         """One run: its metrics, by name.
@@ -88,7 +88,7 @@ class ReadersScenario:
         paced = {"instruments": self.instruments, "seed": self.seed, "rate": self.rate, "ticks": self.n_ticks}
         polled = {
             "sessions": self.sessions, "instruments": self.instruments, "seconds": self.seconds,
-            "warm_up_s": _WARM_UP_S, "seed": self.seed,
+            "warm_up_s": self.warm_up_s, "seed": self.seed,
         }  # fmt: skip
         log = site.folder / "processes.log"
         try:

@@ -44,7 +44,7 @@ _OVERHEADS = {
     LIRS.name: Overhead(800, GHOSTS_A_KEY),
     TinyLFU.name: Overhead(340, 0),
     S3FIFO.name: Overhead(380, 1 - SMALL_RATIO),
-    Adaptive.name: Overhead(800, GHOSTS_A_KEY, 900_000),  # four shadows of some 500 keys
+    Adaptive.name: Overhead(800, GHOSTS_A_KEY, 1_800_000),  # four shadows of some 1,000 keys
 }
 
 

@@ -9,10 +9,10 @@ from typing import Generic
 from models.cache.policy import BoundedPolicy, Capacity, K
 
 _MIN_RATE = 1 / 64  # of the keys: four shadows take 1 us a sampled read, so 15 ns a read
-_ENOUGH = 256  # entries of a shadow; a sample is not halved below half of that
+_ENOUGH = 512  # entries of a shadow; a sample is not halved below half of that
 _ROUND = 64  # sampled reads between two looks at the account
 _MEMORY = 10  # reads for each sampled key after which an old read counts 1/e
-_PATIENCE = 0.6  # of that memory, before there is a verdict after a start or a switch
+_PATIENCE = 0.3  # of that memory, before there is a verdict after a start or a switch
 _MARGIN = 0.01  # of the sampled reads: the least lead
 _SIGMAS = 3.0
 _N_GROUPS = 16

@@ -10,6 +10,7 @@ import pytest
 
 from agents.bench.cache.agree import count_violations
 from agents.bench.cache.scenario import CacheScenario
+from agents.bench.readers import ReadersScenario
 from agents.bench.site import BenchSite
 from streams.cache.memory import Memory
 from streams.settings import Settings
@@ -36,3 +37,18 @@ async def test_a_memory_that_is_not_renewed_is_found(
     monkeypatch.setattr(Memory, "facets", lambda self, instrument: None)  # what is announced finds no entry
     site = BenchSite(make_settings(tmp_path), tmp_path)
     assert await count_violations(site, instruments=10, seconds=0.5, seed=7) > 0
+
+
+async def test_sessions_are_answered_out_of_memory_and_redis_together(
+    make_settings: Callable[[Path], Settings], tmp_path: Path
+) -> None:
+    scenario = ReadersScenario(
+        sessions=100, instruments=100, cache_bytes=1 << 17, rate=2_000, seconds=1.5, most_late_ms=10_000, seed=7,
+        warm_up_s=0.5,
+    )  # fmt: skip
+    found = await scenario.run(BenchSite(make_settings(tmp_path), tmp_path))
+    assert found.keys() <= scenario.units.keys()
+    assert found["unanswered"] == 0
+    assert 0 < found["memory_hit_ratio"] < 1
+    assert found["memory_bytes"] <= 1 << 17
+    assert 0 < found["read_p50_ms"] <= found["read_p99_ms"] <= found["read_max_ms"]
