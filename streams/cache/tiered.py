@@ -76,6 +76,7 @@ class TieredCache:
         self._age_ms = age_ms
         self._keeps = keeps
         self._watches: list[asyncio.Task[None]] = []
+        self._closing = False
         self._stack = AsyncExitStack()
 
     def __repr__(self) -> str:
@@ -103,6 +104,7 @@ class TieredCache:
             for rung in self._rungs:
                 stack.push_async_callback(rung.tier.close)
                 await rung.tier.open()
+            self._closing = False
             self._watches = [asyncio.create_task(self._look_after(rung)) for rung in self._rungs]
             stack.push_async_callback(self._end_watches)
             self._stack = stack.pop_all()
@@ -254,7 +256,7 @@ class TieredCache:
 
     async def _look_after(self, rung: Rung) -> None:
         """Probe the tier while it is down, or while nobody reads it; keep the order of all tiers."""
-        while True:
+        while not self._closing:
             await asyncio.sleep(_LOOK_S)
             now_s = time.perf_counter()
             if rung.breaker.probe_due(now_s) or (
@@ -281,6 +283,7 @@ class TieredCache:
             event(log, "tier_back", tier=rung.tier.name)
 
     async def _end_watches(self) -> None:
+        self._closing = True  # a probe's client may swallow the cancellation, as redis-py does at times
         for task in self._watches:
             task.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)

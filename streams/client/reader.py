@@ -1,4 +1,4 @@
-"""`MarketCache`: reads that know how old they may be, from memory or Redis, kept true by the invalidation topic.
+"""`MarketCache`: reads that know how old they may be, from memory or another tier, kept true by invalidations.
 
 async with MarketCache(settings) as cache:
     entry = await cache.get("md:binance.spot.BTC-USDT:quote")
@@ -63,7 +63,7 @@ class Entry(msgspec.Struct, frozen=True):
         key: as it was asked for.
         version: of the value; the Kafka record that made it.
         source_offset: that record's offset in its partition.
-        tier: `memory` or `redis`.
+        tier: `memory`, or the name of the tier it came from (docs/tiers.md).
         age_ms: the answer is proven to be no older than this (clock skew included); None = nothing is proven.
         value: market keys: a dict of decimal strings; generic keys: what was put. It is the caller's own.
         expires_at_ms: end of a generic key's life, UTC ms; None = it has none.
@@ -151,7 +151,7 @@ class MarketCache(DependentWrites):
         return self._views[space, partition].synced
 
     async def __aenter__(self) -> Self:
-        """Raises: ServiceUnavailable when Redis (or, to follow, Kafka) does not answer."""
+        """Raises: ServiceUnavailable when no tier that the worker writes (or, to follow, Kafka) answers."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._tiers)
             if self._follow:
@@ -174,7 +174,7 @@ class MarketCache(DependentWrites):
         Raises:
             InvalidKey: see `models.cache.keys.parse_key`.
             TooStale: no tier caught up with what was heard (or with `max_staleness_s`) within `reader.max_wait_s`.
-            ServiceUnavailable: Redis does not answer.
+            ServiceUnavailable, CorruptStore: no tier answers.
         """
         entry = self._at_hand(key, max_staleness_s)
         if entry is not UNKNOWN:

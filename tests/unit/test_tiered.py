@@ -23,7 +23,7 @@ from streams.cache.held import Held
 from streams.cache.memory import Memory
 from streams.cache.memory_tier import MemoryTier
 from streams.cache.rocks_tier import RocksTier
-from streams.cache.tier import OwnTier
+from streams.cache.tier import OwnTier, Tier, Wrapper
 from streams.cache.tiered import Found, TieredCache
 from streams.settings import Settings
 from streams.testing.chaos import Chaos, ChaosTier
@@ -231,6 +231,27 @@ async def test_results_of_many_keys_keep_their_order_when_some_fail(world: World
         if isinstance(result, Found):
             assert result.held.at is places[n]
             assert (value(result) if n % 2 == 0 else result.held.version) == (n if n % 2 == 0 else NOTHING)
+
+
+class Stubborn(Wrapper):
+    """Its probe takes a cancellation for a failure of the tier."""
+
+    def __init__(self, inner: Tier) -> None:
+        super().__init__(inner)
+        self.probing = asyncio.Event()
+
+    async def probe(self) -> None:
+        self.probing.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ServiceUnavailable("cancelled") from None
+
+
+async def test_closing_ends_also_when_a_probe_swallows_its_cancellation(world: World) -> None:
+    tier = Stubborn(world.near)
+    async with asyncio.timeout(DEADLINE_S), world.cache(tier):  # type: ignore[arg-type]
+        await tier.probing.wait()
 
 
 async def test_the_very_tier_is_found_under_its_name_with_its_own_methods(world: World, stack: AsyncExitStack) -> None:
