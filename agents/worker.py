@@ -16,11 +16,11 @@ from faust.exceptions import ConsistencyError
 from faust.types import TP
 
 from agents.audit import AuditAgent
+from agents.duties import Duties
 from agents.gateway import GatewayAgent
 from agents.health import HealthServer
 from agents.market import MarketAgent
 from agents.persist import PersistAgent
-from models.cache.version import offset_of
 from models.errors import DeadlineExceeded, ServiceUnavailable
 from streams import metrics
 from streams.age import process_age_s
@@ -34,7 +34,7 @@ from streams.kafka.checkpoint import Checkpoints
 from streams.kafka.clients import start_producer, stop_client
 from streams.kafka.deadletter import DeadLetters
 from streams.kafka.instruments import InstrumentDirectory
-from streams.kafka.ownership import SOURCE_TOPICS, Ownership
+from streams.kafka.ownership import Ownership
 from streams.kafka.recovery import Phase, Recovery
 from streams.kafka.room import Room
 from streams.kafka.transport import Round, Rounds, RoundTransport
@@ -47,10 +47,7 @@ from streams.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_S = 0.1  # proof of freshness on a quiet market
-SETTLE_S = 0.02  # how long Redis lacks what readers were told
 WATCH_S = 0.2
-PATROL_S = 10.0  # far below the 10 minutes that compaction leaves records alone
 STOP_S = 10.0  # Faust's own stop is given this long; state is durable before it begins
 
 Process = Callable[[Round], Awaitable[None]]
@@ -151,7 +148,12 @@ class Worker:
         self.recovery.enter(Phase.JOINING)
         self._tasks = [asyncio.create_task(self._or_fail(self._watch()))]  # Faust waits for its group while it starts
         await self._start_app()
-        lasting = self._heartbeats(), self._settle(), self._patrol(), self._watch_app(), self.audit.run()
+        duties = Duties(
+            ownership=self.ownership, coherence=self.coherence, watchdog=self.watchdog, prefix=prefix,
+            log_ends=lambda: self.app.consumer.log_ends, serves=lambda: self.ready and not self._failure_set,
+            may_write=lambda: not self.room.full,
+        )  # fmt: skip
+        lasting = (*duties.all(), self._watch_app(), self.audit.run())
         self._tasks += [asyncio.create_task(self._or_fail(work)) for work in lasting]
         await self._lag.__aenter__()
         event(log, "worker_started", id=settings.worker.id, port=self.health.port, prefix=prefix)
@@ -350,51 +352,11 @@ class Worker:
         except Exception as exc:
             self._fail(exc)
 
-    async def _settle(self) -> None:
-        """Redis gets what several rounds changed in one go: each send costs as much as the rows of a round."""
-        while True:
-            await self.coherence.unsettled.wait()
-            await asyncio.sleep(SETTLE_S)
-            self.coherence.unsettled.clear()
-            if not self._failure_set:
-                with self.watchdog.watching("a write to Redis"):
-                    async with self.ownership.lock:
-                        await self.coherence.settle(self.ownership.partitions.values())
-
-    async def _patrol(self) -> None:
-        """Each 10 s: whether somebody else writes our changelogs."""
-        while True:
-            await asyncio.sleep(PATROL_S)
-            if self.ready and not (self._failure_set or self.room.full):
-                with self.watchdog.watching("a look at the changelogs"):
-                    await self.ownership.patrol()
-
     async def _watch_app(self) -> None:
         await self.app._crashed.wait()
         if isinstance(self.app.crash_reason, ConsistencyError):
             disown_store(self.app)
         self._fail(self.app.crash_reason or RuntimeError("Faust stopped without a reason"))
-
-    async def _heartbeats(self) -> None:
-        """Each 100 ms: how far every partition is, and by when that was the log's end (rule 11)."""
-        names = {space: self.settings.topics.prefix + topic for space, topic in SOURCE_TOPICS.items()}
-        try:
-            while True:
-                await asyncio.sleep(HEARTBEAT_S)
-                if not self.ready or self._failure_set:
-                    continue
-                with self.watchdog.watching("a heartbeat"):
-                    async with self.ownership.lock:
-                        owned, ends = self.ownership.partitions, self.app.consumer.log_ends
-                        proven = {
-                            (space, number): ends[tp][0]
-                            for space, name in names.items()
-                            for number in owned
-                            if (tp := TP(name, number)) in ends and _at_end(owned[number].applied(space), ends[tp][1])
-                        }
-                        await self.coherence.heartbeat(list(owned.values()), proven)
-        except Exception as exc:
-            self._fail(exc)
 
     async def _close(self, part: str) -> None:
         match part, getattr(self, part, None):
@@ -406,7 +368,3 @@ class Worker:
                 await redis.aclose()
             case _, service:
                 await service.stop()
-
-
-def _at_end(applied: int, end: int) -> bool:
-    return end == 0 or (applied >= 0 and offset_of(applied) + 1 >= end)

@@ -14,9 +14,9 @@ from typing import Any
 
 from faust.types import TP
 
+from agents.duties import HEARTBEAT_S, SETTLE_S, at_end
 from agents.market import MarketAgent
 from agents.persist import PersistAgent
-from agents.worker import HEARTBEAT_S, SETTLE_S, _at_end
 from models.cache.keys import Space
 from models.errors import PublishFailed
 from models.market import pages
@@ -207,7 +207,7 @@ class SimWorker(Process):
                     (space, number): self.ends[tp][0]
                     for space, name in SOURCE_TOPICS.items()
                     for number in owned
-                    if (tp := TP(name, number)) in self.ends and _at_end(owned[number].applied(space), self.ends[tp][1])
+                    if (tp := TP(name, number)) in self.ends and at_end(owned[number].applied(space), self.ends[tp][1])
                 }
                 await coherence.heartbeat(list(owned.values()), proven)
 
