@@ -1,4 +1,4 @@
-"""A reader as a process: it reads and writes at random and writes down every answer, until its parent says `rest`.
+"""A reader as a process: it reads and writes at random and writes down every answer, until its parent tells it to stop.
 
 python -m tests.coherence.chaos_reader '{"name": "r1", "seed": 1, "keys": [...], "file": "r1.history"}'
 """
@@ -123,14 +123,16 @@ class Reader:
 
 
 async def main(spec: dict[str, Any], settings: Settings) -> None:
-    """Work until `rest`; then hear the logs to their ends, read every key, and tell what memory holds."""
+    """Work until told to stop; then hear up to the logs' ends, read every key, and tell what memory holds."""
     reader = Reader(spec)
     async with MarketCache(settings, clock=reader.clock, heard=reader.heard) as cache:
         working = asyncio.create_task(reader.work(cache))
         tell_parent(ready=True)
-        ends = (await hear_parent())["rest"]
+        await hear_parent()
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
+        tell_parent(stopped=True)
+        ends = (await hear_parent())["ends"]
         await reader.hear_up_to(cache, ends)
         for key in reader.keys:
             await reader.read(cache, key)

@@ -109,6 +109,16 @@ class Readers:
         await self._stack.enter_async_context(child)
         self.running.append((f"r{number}", child))
 
+    async def tell(self, until: str, **what: object) -> dict[str, Any]:
+        """Tell each reader something, and wait for the answer of this name; by reader."""
+        answers = {}
+        for name, child in self.running:
+            child.tell(**what)
+            while until not in (told := await child.hear(DEADLINE_S)):
+                pass  # that it is ready
+            answers[name] = told[until]
+        return answers
+
     def history(self) -> list[Event]:
         """Each reader's events in order; a file that a kill cut off ends before its last newline."""
         decoder = msgspec.json.Decoder(Event)
@@ -230,6 +240,7 @@ async def test_no_copy_lies_while_everything_breaks(settings: Settings, tmp_path
                 await chaos.strike(SECONDS)
             print(f"struck {dict(chaos.struck)}")
             keeping.cancel()
+            await readers.tell("stopped", stop=True)
             await workers.stop()
             await workers.processes[0].start()
             await at_rest(calm, wait_until)
@@ -289,15 +300,10 @@ async def at_rest(settings: Settings, wait_until: WaitUntil) -> None:
 
 
 async def rest(readers: Readers, settings: Settings) -> dict[str, Copy]:
-    """Tell all readers to rest; what their memories hold then, by name."""
+    """Let all readers hear everything; what their memories hold then, by name."""
     ends = {space.value: versions for space, versions in (await ends_of(settings)).items()}
-    memories = {}
-    for name, child in readers.running:
-        child.tell(rest=ends)
-        while "memory" not in (told := await child.hear(DEADLINE_S)):
-            pass
-        memories[name] = {key: (version, value) for key, (version, value) in told["memory"].items()}
-    return memories
+    told = await readers.tell("memory", ends=ends)
+    return {name: {key: (version, value) for key, (version, value) in held.items()} for name, held in told.items()}
 
 
 async def in_redis(settings: Settings) -> Copy:
