@@ -129,10 +129,10 @@ class RocksTier:
                 await asyncio.sleep(0)  # one catch-up holds the interpreter for a few milliseconds
 
     def catch_up(self, partition: int, *, seek: bool = False) -> None:
-        """Follow a store; `seek`: also look for one that is not open yet, and whether another lies in its place."""
+        """Follow a store, unless another lies in its place; `seek`: also look for one that is not open yet."""
         store = self._stores.get(partition)
         try:
-            if store is not None and seek and store.moved():
+            if store is not None and store.moved():
                 self._stores.pop(partition).close()
                 store = None
             if store is None and seek and (self._paths[partition] / "CURRENT").exists():

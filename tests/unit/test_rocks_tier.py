@@ -139,6 +139,23 @@ async def test_a_store_that_was_set_aside_is_let_go_and_its_follower_is_found(
     follower.close()
 
 
+async def test_a_store_that_was_replaced_at_once_is_not_mixed_with_the_old_one(
+    tier: RocksTier, settings: Settings, stores: dict[int, WorkerStore], view: PartitionView
+) -> None:
+    stores[PARTITION].close()
+    path = store_path(settings, PARTITION)
+    path.rename(path.with_suffix(".damaged"))
+    stores[PARTITION] = follower = WorkerStore(settings, PARTITION)
+    follower.barrier(20, {"s:2": X})
+    tier.catch_up(PARTITION)
+    assert await tier.read(place("s:1"), view) is None
+    tier.catch_up(PARTITION, seek=True)
+    held = await tier.read(place("s:1"), view)
+    assert held is not None
+    assert (held.version, held.as_of) == (NOTHING, 20)
+    follower.close()
+
+
 async def test_without_a_worker_it_is_down_until_one_is_here(
     settings: Settings, view: PartitionView, wait_until: WaitUntil
 ) -> None:
