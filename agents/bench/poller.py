@@ -20,20 +20,11 @@ from models.cache.policy import Reason
 from models.errors import MarketPrismError
 from models.perf.sessions import Ask, Asks, ReaderSessions, busiest_s
 from models.perf.ticks import SeededTicks
-from streams.client.reader import Entry, MarketCache
+from streams.client.reader import MarketCache
 from streams.settings import Settings, load_settings
 
 _DETAIL = ("quote", "trade")
 _DRAIN_S = 30.0
-
-
-async def read_list(cache: MarketCache, keys: Sequence[str]) -> list[Entry | None]:
-    """One answer a key: those in memory without a task of their own, the others together in one round to Redis."""
-    away = [key for key in keys if cache.memory.look(key) is None]
-    if len(away) < 2:
-        return [await cache.get(key) for key in keys]
-    fetched = dict(zip(away, await asyncio.gather(*(cache.get(key) for key in away)), strict=True))
-    return [fetched[key] if key in fetched else await cache.get(key) for key in keys]
 
 
 @dataclass
@@ -88,9 +79,8 @@ class Desk:
 
     async def _answer(self, keys: Sequence[str], due_ns: int) -> None:
         answers = self.answers
-        try:
-            entries = await read_list(self._cache, keys)
-        except MarketPrismError:
+        entries = await self._cache.get_many(keys)
+        if any(isinstance(entry, MarketPrismError) for entry in entries):
             answers.failed += 1
             return
         answers.late_ns.append(time.monotonic_ns() - due_ns)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from agents.bench.poller import Desk, read_list
+from agents.bench.poller import Desk
 from models.cache.coherence import PartitionView
 from models.cache.keys import locate
 from models.perf.sessions import Ask, ReaderSessions, busiest_s
@@ -46,8 +46,3 @@ async def test_every_request_is_answered_and_late_by_when_it_was_due(cache: Mark
     first_s = 20 - (asks.due_s.max() - busiest_s())
     assert min(answers.late_ns) > first_s * 1e9
     assert max(answers.late_ns) > (20 - (asks.due_s.min() - busiest_s())) * 1e9
-
-
-async def test_a_list_is_read_in_the_order_of_its_keys(cache: MarketCache) -> None:
-    keys = [held.at.key.text for held in cache.memory][::-1]
-    assert [entry and entry.key for entry in await read_list(cache, keys)] == keys
