@@ -26,6 +26,7 @@ from tests.coherence.virtual import START_NS
 Plant = Callable[[pytest.MonkeyPatch], None]
 _judge = Continuity.judge
 _apply_entry = EntryPartition.apply
+_flush_entries = EntryPartition.flush
 _apply_batches = PartitionWriter.apply
 _heartbeat = PartitionWriter.heartbeat
 
@@ -169,7 +170,13 @@ def start_does_not_raise_the_ring(patch: pytest.MonkeyPatch) -> None:
 
 def rewrite_forgets_what_a_barrier_saves(patch: pytest.MonkeyPatch) -> None:
     """Rule 4: entries that a barrier took and that are not on disk yet."""
-    patch.setattr(EntryPartition, "ahead", lambda self: self.unsaved)
+
+    def flush(self: EntryPartition) -> list[list[Any]]:
+        groups = _flush_entries(self)
+        self.unsaved = {}
+        return groups
+
+    patch.setattr(EntryPartition, "flush", flush)
 
 
 def version_that_was_seen_is_forgotten(patch: pytest.MonkeyPatch) -> None:
