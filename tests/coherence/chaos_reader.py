@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections import deque
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -46,11 +45,11 @@ class Reader:
         self._file = Path(spec["file"]).open("ab", buffering=1 << 16)  # noqa: SIM115 - until `close`
         self._encoder = msgspec.json.Encoder()
         self._n_events = self._n_values = 0
-        self._told_ns: deque[int] = deque(maxlen=2)  # what the clock said last
+        self._told_ns = 0  # what the clock said last
 
     def clock(self) -> int:
-        self._told_ns.append(now_ns())
-        return self._told_ns[-1]
+        self._told_ns = now_ns()
+        return self._told_ns
 
     def note(self, event: Event) -> None:
         self._file.write(self._encoder.encode(event) + b"\n")
@@ -76,9 +75,7 @@ class Reader:
         except Recoverable:
             await asyncio.sleep(0.01)
             return
-        # The instant to which an age counts is what the clock said for it; a freeze may lie between it and here. An
-        # entry that may expire is asked for the time once more.
-        at_ns = min(self._told_ns) if self._told_ns else now_ns()
+        at_ns = self._told_ns  # an age counts from what the clock said for it; a freeze may lie between that and here
         asked_ns = None if bound_s is None else round(bound_s * 1e9)
         if entry is None:
             self.note(Answer(self.name, key, NOTHING, "", now_ns(), asked_ns, asked_ns))
