@@ -148,7 +148,7 @@ class TieredCache:
             if rung.breaker.is_open:
                 failure = failure or rung.is_down()
                 continue
-            started_s = time.perf_counter()
+            started_s = time.monotonic()
             try:
                 held = await rung.tier.read(at, view)
             except MarketPrismError as exc:
@@ -156,7 +156,7 @@ class TieredCache:
                 self._failed(rung, exc)
                 continue
             found = None if held is None else self._admit(rung, held, view, max_age_ms)
-            now_s = time.perf_counter()
+            now_s = time.monotonic()
             rung.breaker.succeeded()
             rung.cost.read(now_s - started_s, now_s, admitted=found is not None)
             if found is not None:
@@ -250,7 +250,7 @@ class TieredCache:
         if isinstance(failure, PartlyUnavailable):  # the tier itself knows which part to leave alone
             return
         was_open = rung.breaker.is_open
-        rung.breaker.failed(failure, time.perf_counter())
+        rung.breaker.failed(failure, time.monotonic())
         if rung.breaker.is_open and not was_open:
             event(log, "tier_down", level=logging.WARNING, tier=rung.tier.name, detail=str(failure))
 
@@ -258,25 +258,25 @@ class TieredCache:
         """Probe the tier while it is down, or while nobody reads it; keep the order of all tiers."""
         while not self._closing:
             await asyncio.sleep(_LOOK_S)
-            now_s = time.perf_counter()
+            now_s = time.monotonic()
             if rung.breaker.probe_due(now_s) or (
                 not rung.breaker.is_open and now_s - rung.cost.sampled_s > _MEASURED_S
             ):
                 await self._probe(rung)
-                now_s = time.perf_counter()
+                now_s = time.monotonic()
             self._order = tuple(sorted(self._rungs, key=lambda rung: rung.cost.expected_s(now_s)))
 
     async def _probe(self, rung: Rung) -> None:
-        started_s = time.perf_counter()
+        started_s = time.monotonic()
         try:
             await rung.tier.probe()
         except MarketPrismError as exc:
             if rung.breaker.is_open:
-                rung.breaker.probed(exc, time.perf_counter())
+                rung.breaker.probed(exc, time.monotonic())
             else:
                 self._failed(rung, exc)
             return
-        now_s = time.perf_counter()
+        now_s = time.monotonic()
         rung.cost.renewed(now_s - started_s, now_s)
         if rung.breaker.is_open:
             rung.breaker.probed(None, now_s)

@@ -8,7 +8,7 @@ from tests.coherence.bugs import PLANTS, RARE, Plant
 from tests.coherence.simulation import NeverAtRest, simulate
 
 N_SEEDS = 60
-N_RARE_SEEDS = 400
+N_RARE_SEEDS = 800
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
@@ -17,7 +17,7 @@ def test_a_planted_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("plant", RARE, ids=lambda plant: plant.__name__)
 def test_a_planted_bug_that_seldom_shows_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     find(plant, monkeypatch, N_RARE_SEEDS)
