@@ -20,6 +20,7 @@ demo: $(READY) ## A generated market day through everything, on services of its 
 
 test: lint ## Set-up, lint and every test that needs no Docker; what CI runs
 	@$(BIN)/marketprism up --fetch-only
+	@$(BIN)/python -c 'from streams.warm import compile_worker; compile_worker()'  # not in the first test's time
 	@$(BIN)/pytest -m "not docker"
 
 test-unit: $(READY) ## The quick tests: no Kafka, no Redis, no network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -170,7 +171,7 @@ async def test_many_puts_are_all_there_and_one_bad_value_stops_all_of_them(
     with pytest.raises(WriteRefused, match="'many:2'"):
         await one.put_many({"many:1": "changed", "many:2": object()})
     with pytest.raises(WriteRefused, match="1048576"):
-        await one.put_many({"many:1": "changed", "many:2": b"x" * (1 << 20)})
+        await one.put_many({"many:1": "changed", "many:2": random.Random(1).randbytes(1 << 20)})
     assert await value_of(one, "many:1") == ["many:1"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import re
 import signal
 import sys
@@ -344,7 +345,7 @@ async def test_what_cannot_be_kept_is_an_error_and_what_is_too_large_is_only_not
         await loads.get_or_load("md:binance.spot.BTC-USDT:quote", Source(1), MINUTE)
     with pytest.raises(WriteRefused, match="tag"):
         await loads.get_or_load("bad:b", Source(1), replace(MINUTE, tags=("",)))
-    large = await loads.get_or_load("bad:c", Source(b"x" * (1 << 20)), MINUTE)
+    large = await loads.get_or_load("bad:c", Source(random.Random(1).randbytes(1 << 20)), MINUTE)
     assert len(large.value) == 1 << 20
     assert await cache.get("bad:c") is None
 
