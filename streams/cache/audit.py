@@ -153,10 +153,10 @@ class Auditor:
 
     def _from_pages(self, owned: OwnedPartition, n_keys: int) -> list[Sampled]:
         n_slots = len(owned.market.slots)
-        slots = self._random.sample(range(n_slots), min(n_keys - n_keys // 2, n_slots))
-        sampled = [
-            self._market(owned, slot, self._random.choice(there)) for slot in slots if (there := _facets(owned, slot))
-        ]
+        n_rows = n_keys - n_keys // 2
+        slots = self._random.sample(range(n_slots), min(n_rows, n_slots))
+        there = [(slot, facet) for slot in slots for facet in _facets(owned, slot)]
+        sampled = [self._market(owned, *place) for place in self._random.sample(there, min(n_rows, len(there)))]
         first = self._entry_from.get(owned.number, pages.ENTRY)
         keys = self._table.keys_from(owned.number, first, n_keys // 2 + 1)
         entries = [key for key in keys if key.startswith(pages.ENTRY)]

@@ -189,7 +189,6 @@ PLANTS: tuple[Plant, ...] = (
     fill_is_not_guarded,
     gap_is_ignored,
     lost_log_is_ignored,
-    recovery_takes_any_owner,
     mark_is_raised_before_rows,
     redis_that_lost_data_is_written_on,
     worker_that_is_behind_says_now,
@@ -202,6 +201,7 @@ PLANTS: tuple[Plant, ...] = (
 
 # They need two faults at the same moment.
 RARE: tuple[Plant, ...] = (
+    recovery_takes_any_owner,
     ring_forgets_what_falls_out,
     rewrite_forgets_what_a_barrier_saves,
     version_that_was_seen_is_forgotten,
