@@ -33,10 +33,6 @@ class TestMemory(TierContract):
     async def tier(self) -> AsyncIterator[Tier]:
         yield MemoryTier(Memory(1 << 16))
 
-    @pytest.mark.xfail(reason="today's memory evicts all others first", strict=False)
-    async def test_an_entry_larger_than_the_bound_is_not_kept(self, tier: Tier) -> None:
-        await super().test_an_entry_larger_than_the_bound_is_not_kept(tier)
-
 
 class TestDisk(TierContract):
     @pytest.fixture
