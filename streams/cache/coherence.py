@@ -143,6 +143,7 @@ class Coherence:
         marks = [
             (o, space, _mark(o, space, RecordType.HEARTBEAT, watermarks.get((space, o.number), o.append_ns[space])))
             for o, space in spaces
+            if o.announced[space] == o.applied(space)  # else the watermark would vouch for what nobody was told
         ]
         await self._announce(marks)
 
