@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from models.cache.invalidation import MAX_AGE, NO_ROW, rows_of_bits
+from models.cache.invalidation import CHANGE, MAX_AGE, NO_ROW
 from models.market import facets
 from models.market.conflate import Rows
 from models.market.facets import FACETS, N_ROW_FACETS
@@ -47,30 +47,35 @@ def pack_changes(
         slots, bits: shape (n,), slots and their facets, bit = facet number; the book's bit is passed over.
         to_version: what the invalidation announces; no row is newer.
     """
-    m = rows_of_bits(bits)
-    redis, carried = np.empty((m, 10), np.int64), np.empty((m, 9), np.int64)
-    names, absent = np.empty(m, np.int32), np.empty(m, np.int32)
-    n, n_absent, oldest = _pack(
-        rows.rows,
-        rows.plane_of,
-        table.price_exp,
-        table.size_exp,
-        slots,
-        bits,
-        to_version,
-        redis,
-        carried,
-        names,
-        absent,
+    redis, carried, names, absent, n, n_absent, oldest = _pack(
+        rows.rows, rows.plane_of, table.price_exp, table.size_exp, slots, bits, to_version
     )
     told = carried.tobytes() if to_version - oldest <= MAX_AGE else None
     return PackedRows(names[:n], redis[:n].tobytes(), absent[:n_absent], told)
 
 
+def named_changes(table: SlotTable, slots: NDArray[np.int32], bits: NDArray[np.uint64]) -> NDArray[np.void]:
+    """Dtype CHANGE, shape (n,): the same slots by the hashes of their instruments."""
+    changes: NDArray[np.void] = _named(table.hashes, slots, bits).view(CHANGE)
+    return changes
+
+
 @numba.njit(cache=True, nogil=True)
-def _pack(  # type: ignore[no-untyped-def]
-    rows, plane_of, price_exp, size_exp, slots, bits, to_version, redis, carried, names, absent
-):
+def _named(hashes, slots, bits):  # type: ignore[no-untyped-def]
+    words = np.empty(2 * slots.shape[0], np.uint64)
+    for i in range(slots.shape[0]):
+        words[2 * i], words[2 * i + 1] = hashes[slots[i]], bits[i]
+    return words
+
+
+@numba.njit(cache=True, nogil=True)
+def _pack(rows, plane_of, price_exp, size_exp, slots, bits, to_version):  # type: ignore[no-untyped-def]
+    most = np.int64(0)
+    for i in range(slots.shape[0]):
+        for facet in range(N_ROW_FACETS):
+            most += np.int64(bits[i] >> np.uint64(facet) & np.uint64(1))
+    redis, carried = np.empty((most, 10), np.int64), np.empty((most, 9), np.int64)
+    names, absent = np.empty(most, np.int32), np.empty(most, np.int32)
     n = n_absent = m = 0
     oldest = to_version
     for i in range(slots.shape[0]):
@@ -104,4 +109,4 @@ def _pack(  # type: ignore[no-untyped-def]
             names[n] = name
             n += 1
             m += 1
-    return n, n_absent, oldest
+    return redis, carried, names, absent, n, n_absent, oldest

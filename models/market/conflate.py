@@ -115,9 +115,7 @@ class Rows:
 
     def take_touched(self) -> tuple[NDArray[np.int32], NDArray[np.uint64]]:
         """Slots touched in this round and their facet bits; the round's marks are cleared."""
-        slots = self.touched[: self.n_touched].copy()
-        bits = self.mask[slots]
-        self.mask[slots] = 0
+        slots, bits = _take_touched(self.touched, self.n_touched, self.mask)
         self.n_touched = 0
         return slots, bits
 
@@ -254,3 +252,12 @@ def _put_bars(closed, version, rows, planes, page_version, dirty, mask, touched,
             n_touched += 1
         mask[slot] |= np.uint64(1) << np.uint64(_FIRST_BAR + interval)
     return n_touched
+
+
+@numba.njit(cache=True, nogil=True)
+def _take_touched(touched, n, mask):  # type: ignore[no-untyped-def]
+    slots, bits = np.empty(n, np.int32), np.empty(n, np.uint64)
+    for i in range(n):
+        slots[i], bits[i] = touched[i], mask[touched[i]]
+        mask[touched[i]] = 0
+    return slots, bits

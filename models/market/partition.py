@@ -50,7 +50,9 @@ class Applied(NamedTuple):
     bad_books: list[int]  # slots that began to await a snapshot
     refused: list[tuple[IncomingFrame, TickRefused]]
     late: list[tuple[IncomingFrame, TickArray]]  # trades that no window took, by frame
-    n_repeated: int = 0  # rows dropped, because their source's position had come already (rule 2)
+    n_frames: int
+    n_repeated: int  # rows dropped, because their source's position had come already (rule 2)
+    n_closed: int  # windows
 
 
 def open_frame(version: int, append_ms: int, data: bytes) -> IncomingFrame:
@@ -70,14 +72,18 @@ class Listed(NamedTuple):
     Attributes:
         refs: dtype INSTRUMENT_REF, shape (n,).
         slots: shape (n,), -1 = it has no slot yet.
+        n_missing: how many have no slot.
+        n_differing: of how many the frame's exponents are not those of the definition.
     """
 
     refs: NDArray[np.void]
     slots: NDArray[np.int32]
+    n_missing: int
+    n_differing: int
 
     def missing(self) -> list[int]:
         """Hashes of those without a slot, rising."""
-        return np.unique(self.refs["hash"][self.slots < 0]).tolist() if len(self.slots) and self.slots.min() < 0 else []
+        return np.unique(self.refs["hash"][self.slots < 0]).tolist() if self.n_missing else []
 
 
 class MarketPartition:
@@ -105,7 +111,7 @@ class MarketPartition:
     def listed(self, frames: Sequence[IncomingFrame]) -> Listed:
         """The instruments of frames, with their slots as they are now."""
         refs = refs_of(*frames)
-        return Listed(refs, self.slots.find(np.ascontiguousarray(refs["hash"])))
+        return Listed(refs, *self.slots.resolve(refs))
 
     def add(self, instruments: Iterable[Instrument]) -> None:
         """Give instruments slots."""
@@ -130,15 +136,15 @@ class MarketPartition:
         late: list[tuple[IncomingFrame, TickArray]] = []
         gaps: list[PositionGap] = []
         refused: list[tuple[IncomingFrame, TickRefused]] = []
-        refs, slots = listed or self.listed(frames)
-        usable = self._usable(refs, slots)
-        all_usable, end = bool(usable.all()), 0
+        listed = listed or self.listed(frames)
+        slots, end = listed.slots, 0
+        usable = self._usable(listed) if listed.n_missing or listed.n_differing else None
         for frame in frames:
             start, end = end, end + frame.header.n_instruments
             if frame.version <= max(self.held, self.applied):
                 continue
             try:
-                if not (all_usable or usable[start:end].all()):
+                if usable is not None and not usable[start:end].all():
                     raise self._why_unusable(slots[start:end], usable[start:end])
                 n_rows += self._apply_frame(frame, slots[start:end], gaps, late, live=live)
             except TickRefused as exc:
@@ -148,7 +154,9 @@ class MarketPartition:
             self.applied = frame.version
         self._apply_books()
         self._close_windows(self.applied)
-        return Applied(n_rows, gaps, sorted(self._bad_books), refused, late, self._n_repeated)
+        return Applied(
+            n_rows, gaps, sorted(self._bad_books), refused, late, len(frames), self._n_repeated, self._n_bars
+        )
 
     def _close_windows(self, version: int) -> None:
         """Close what the watermark has passed; what closed since the last call becomes rows."""
@@ -176,8 +184,9 @@ class MarketPartition:
             self._bad_books.update(done.gaps.tolist())
             self._book_rows.n = 0
 
-    def _usable(self, refs: NDArray[np.void], slots: NDArray[np.int32]) -> NDArray[np.bool_]:
+    def _usable(self, listed: Listed) -> NDArray[np.bool_]:
         """Whether each has a slot, and the frame's exponents are its."""
+        refs, slots = listed.refs, listed.slots
         same_price = self.slots.price_exp[slots] == refs["price_exp"]
         usable: NDArray[np.bool_] = (slots >= 0) & same_price & (self.slots.size_exp[slots] == refs["size_exp"])
         return usable

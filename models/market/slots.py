@@ -41,6 +41,18 @@ class SlotTable:
         _find(self._keys, self._slots, hashes, found)
         return found
 
+    def resolve(self, refs: NDArray[np.void]) -> tuple[NDArray[np.int32], int, int]:
+        """Slots of refs (INSTRUMENT_REF, shape (k,), contiguous) as `find` gives them.
+
+        Returns:
+            the slots, how many have none, and of how many the exponents are not those of the slot.
+        """
+        found = np.empty(len(refs), np.int32)
+        missing, differing = _resolve(
+            self._keys, self._slots, self.price_exp, self.size_exp, refs.view(np.uint64), found
+        )
+        return found, missing, differing
+
     def add(self, instrument: Instrument) -> int:
         """Slot of an instrument, a new one if it has none."""
         key = np.array([instrument.hash], np.uint64)
@@ -61,13 +73,36 @@ class SlotTable:
 
 
 @numba.njit(cache=True, nogil=True)
-def _find(keys, slots, hashes, found):  # type: ignore[no-untyped-def]
+def _slot(keys, slots, hash_):  # type: ignore[no-untyped-def]
     mask = np.uint64(keys.shape[0] - 1)
+    at = (hash_ * _MULTIPLIER >> np.uint64(32)) & mask
+    while keys[at] != 0 and keys[at] != hash_:
+        at = (at + np.uint64(1)) & mask
+    return slots[at] if keys[at] != 0 else np.int32(-1)
+
+
+@numba.njit(cache=True, nogil=True)
+def _find(keys, slots, hashes, found):  # type: ignore[no-untyped-def]
     for i in range(hashes.shape[0]):
-        at = (hashes[i] * _MULTIPLIER >> np.uint64(32)) & mask
-        while keys[at] != 0 and keys[at] != hashes[i]:
-            at = (at + np.uint64(1)) & mask
-        found[i] = slots[at] if keys[at] != 0 else -1
+        found[i] = _slot(keys, slots, hashes[i])
+
+
+@numba.njit(cache=True, nogil=True)
+def _resolve(keys, slots, price_exp, size_exp, refs, found):  # type: ignore[no-untyped-def]
+    """`refs` are INSTRUMENT_REF as two words each: the hash, then the exponents in the lowest two bytes."""
+    missing = differing = 0
+    for i in range(found.shape[0]):
+        slot = found[i] = _slot(keys, slots, refs[2 * i])
+        if slot < 0:
+            missing += 1
+        else:
+            exponents = refs[2 * i + 1]
+            if (
+                np.int8(exponents & np.uint64(255)) != price_exp[slot]
+                or np.int8(exponents >> np.uint64(8) & np.uint64(255)) != size_exp[slot]
+            ):
+                differing += 1
+    return missing, differing
 
 
 @numba.njit(cache=True, nogil=True)

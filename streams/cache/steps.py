@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from models.cache.book_hash import pack_book
 from models.cache.entry import decode_entry
-from models.cache.invalidation import CHANGE, STAMP, KeyOp, rows_of_bits
+from models.cache.invalidation import CHANGE, STAMP, KeyOp
 from models.cache.keys import Space, floors_key, parse_key, redis_key
 from models.cache.outcome import encode_outcome, outcome_key
-from models.cache.packed import PackedRows, pack_changes
+from models.cache.packed import PackedRows, named_changes, pack_changes
 from models.cache.partition import FLUSH_ALL, EntryChange
 from models.market import facets
 from models.market.book import BookChange, Consumer
@@ -54,18 +54,16 @@ def market_step(owned: OwnedPartition, *, carried_rows: int = 0) -> Step:
     """What the frames applied since the last step touched; up to `carried_rows` rows go with its invalidation."""
     market = owned.market
     _note(owned)
-    slots, bits = owned.untold.take()
-    changes = np.empty(len(slots), CHANGE)
-    changes["hash"], changes["facets"] = market.slots.hashes[slots], bits
+    slots, bits, n_rows, n_books = owned.untold.take()
     carried: bytes | None = None
-    if told := (n_rows := rows_of_bits(bits)) <= carried_rows:
+    if told := n_rows <= carried_rows:
         carried = pack_changes(market.rows, market.slots, slots, bits, to_version=market.applied).carried
         told = carried is not None
-    has_books = bool(np.bitwise_or.reduce(bits) >> np.uint64(facets.BOOK) & np.uint64(1))
     stamps, owned.stamps = owned.stamps, []
     return Step(
-        owned, Space.MARKET, market.applied, owned.append_ns[Space.MARKET], changes, np.array(stamps, STAMP),
-        rows=carried if n_rows else None, stands_alone=told and not has_books,
+        owned, Space.MARKET, market.applied, owned.append_ns[Space.MARKET],
+        named_changes(market.slots, slots, bits), np.array(stamps, STAMP),
+        rows=carried if n_rows else None, stands_alone=told and not n_books,
     )  # fmt: skip
 
 
@@ -80,7 +78,7 @@ def market_batch(owned: OwnedPartition) -> Batch:
     """Rows and books that changed since they were last taken for Redis, as they are now."""
     market = owned.market
     _note(owned)
-    slots, bits = owned.unwritten.take()
+    slots, bits, *_ = owned.unwritten.take()
     packed = pack_changes(market.rows, market.slots, slots, bits, to_version=market.applied)
     updates = _gone(owned, packed)
     if books := market.books.dirty(Consumer.PUBLISHER):
