@@ -14,6 +14,7 @@ import click
 
 from agents.cli.output import run
 from models.errors import MarketPrismError
+from streams.allocator import keep_freed_memory
 from streams.log import setup_logging
 from streams.settings import Settings, load_settings
 
@@ -29,6 +30,7 @@ def worker(port: int | None, worker_id: str | None) -> None:
     settings = load_settings()
     own = dataclasses.replace(settings.worker, port=port or settings.worker.port, id=worker_id or settings.worker.id)
     setup_logging(settings.log)
+    keep_freed_memory()
     run(serve(dataclasses.replace(settings, worker=own)))
 
 
