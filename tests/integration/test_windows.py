@@ -24,7 +24,7 @@ from tests.workers import metric
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 START = 1_760_000_000
 TRADED, ELSEWHERE = "binance.spot.BTC-USDT", "binance.spot.SOL-USDT"
 
