@@ -18,13 +18,16 @@ help: ## This list
 demo: $(READY) ## A generated market day through everything, on services of its own
 	@$(BIN)/marketprism demo
 
-test: lint ## Set-up, lint and every test that needs no Docker; what CI runs
+# Test processes, each with a Kafka and a Redis of its own: `logical` = one a core, and at most 4.
+JOBS ?= logical
+ON_ALL_CORES = -n $(JOBS) --maxprocesses 4
+test: lint ## Set-up, lint and every test that needs no Docker, on all cores (JOBS=1: on one); what CI runs
 	@$(BIN)/marketprism up --fetch-only
 	@$(BIN)/python -c 'from streams.warm import compile_worker; compile_worker()'  # not in the first test's time
-	@$(BIN)/pytest -m "not docker"
+	@$(BIN)/pytest $(ON_ALL_CORES) -m "not docker"
 
 test-unit: $(READY) ## The quick tests: no Kafka, no Redis, no network
-	@$(BIN)/pytest -m "not docker and not integration"
+	@$(BIN)/pytest $(ON_ALL_CORES) -m "not docker and not integration"
 
 test-docker: images ## Integration tests on containers, and the compose site up and down
 	@set -a; . docker/local.env; MARKETPRISM_TEST_DOCKER=1 $(BIN)/pytest -m "docker or integration"

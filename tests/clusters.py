@@ -16,7 +16,7 @@ from streams.services.ports import HOST, free_ports, redis_answers
 from streams.services.redis import find_redis, redis_command
 
 N_SLOTS = 16_384
-_DEADLINE_S = 20.0
+_DEADLINE_S = 60.0
 # the shell ends its child when the other end of its input is closed, in order or by death
 _UNTIL_ORPHANED = '"$@" & child=$!; read -r _; kill "$child"; wait "$child"'
 

@@ -1,4 +1,4 @@
-"""Where Kafka and Redis run is chosen once a session: addresses given by environment, else containers, else processes.
+"""Where Kafka and Redis run is chosen once a process: addresses given by environment, else containers, else processes.
 
 Unit tests ask for none of this, and then nothing is started.
 """
@@ -14,9 +14,10 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pytest
+from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from models.errors import DeadlineExceeded
@@ -24,15 +25,21 @@ from streams.services.ports import free_ports
 from streams.settings import Settings
 from tests.sites import Site, choose_site, forget_keys, forget_topics
 
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.workermanage import WorkerController
+
+    from tests.shares import Shares
+
 ROOT = Path(__file__).resolve().parents[1]
 _POLL_S = 0.01
 
 # The first example of a test may wait for a compiled kernel, and machines are shared.
-hypothesis_settings.register_profile("marketprism", deadline=None)
+hypothesis_settings.register_profile("marketprism", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("marketprism")
 
 T = TypeVar("T")
-_site_key = pytest.StashKey[Site]()
+_sites_key = pytest.StashKey[list[str]]()
 
 
 class WaitUntil(Protocol):
@@ -41,15 +48,34 @@ class WaitUntil(Protocol):
 
 @pytest.fixture(scope="session")
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A real Kafka and a real Redis that every test of the session shares."""
+    """A real Kafka and a real Redis that all tests of this process share."""
     with choose_site(tmp_path_factory.mktemp("site")) as chosen:
-        request.config.stash[_site_key] = chosen
+        told = f"Kafka {chosen.bootstrap} and Redis {chosen.redis_url}: {chosen.how}"
+        if (output := getattr(request.config, "workeroutput", None)) is not None:
+            output["site"] = told
+        else:
+            request.config.stash.setdefault(_sites_key, []).append(told)
         yield chosen
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Shares:
+    """With `-n`: which process runs what."""
+    from tests.shares import Shares  # noqa: PLC0415 - one process does without
+
+    return Shares(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: WorkerController) -> None:
+    """With `-n`: what a process said at its end; one that crashed said nothing."""
+    if told := getattr(node, "workeroutput", {}).get("site"):
+        node.config.stash.setdefault(_sites_key, []).append(told)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if chosen := config.stash.get(_site_key, None):
-        terminalreporter.write_line(f"Kafka {chosen.bootstrap} and Redis {chosen.redis_url}: {chosen.how}")
+    for told in config.stash.get(_sites_key, []):
+        terminalreporter.write_line(told)
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +110,9 @@ def make_settings(site: Site, session_prefix: str) -> Callable[[Path], Settings]
         return replace(
             defaults,
             kafka=replace(defaults.kafka, bootstrap=site.bootstrap),
-            redis=replace(defaults.redis, url=site.redis_url),
+            # patient: the machine on which all of it runs may look away for seconds
+            redis=replace(defaults.redis, url=site.redis_url, timeout_s=5.0),
+            reader=replace(defaults.reader, max_wait_s=30.0),
             topics=replace(defaults.topics, prefix=f"{name}."),
             worker=replace(defaults.worker, id=name, data_dir=str(folder / "worker"), port=free_ports(1)[0]),
         )

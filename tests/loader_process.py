@@ -18,7 +18,7 @@ from streams.client.read_through import ReadThrough
 from streams.client.reader import MarketCache
 from streams.settings import load_settings
 
-_DEADLINE_S = 20.0
+_DEADLINE_S = 60.0
 
 
 async def main(key: str, n_calls: int, n_processes: int) -> None:

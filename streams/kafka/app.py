@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import faust
+from faust.tables.manager import TableManager
 
 from streams.kafka.room import Room
 from streams.kafka.table import PageTable
@@ -17,6 +18,14 @@ from streams.topics import MAX_RECORD_BYTES
 log = logging.getLogger(__name__)
 
 COMMIT_EVERY = 10**9  # records: only time decides when a barrier comes
+
+
+class Tables(TableManager):  # type: ignore[misc]
+    """Faust's, which sleeps a second first so that late tables are added; here all are before the app starts."""
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
 
 
 def worker_app(settings: Settings) -> faust.App:
@@ -33,6 +42,7 @@ def worker_app(settings: Settings) -> faust.App:
         settings.topics.prefix + worker.id,
         broker=";".join(f"kafka://{address}" for address in kafka.bootstrap.split(",")),
         store="rocksdb://",
+        TableManager=Tables,
         datadir=str(data_dir),
         web_enabled=False,
         topic_disable_leader=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import struct
 
@@ -16,15 +17,31 @@ from models.errors import ServiceSetupError
 HOST = "127.0.0.1"
 _METADATA, _METADATA_VERSION = 3, 1
 _PROBE_TIMEOUT_S = 1.0
+_SERVERS = range(20_000, 32_768)
+_MAX_TRIES = 200
+_CHOICE = random.SystemRandom()  # processes that start with one seed must not choose the same ports
 
 
 def free_ports(n: int) -> list[int]:
-    """`n` different ports that nobody listens on now; all are held until the last is chosen."""
+    """`n` different ports that nobody listens on now; all are held until the last is chosen.
+
+    They lie below those that systems give to outgoing connections (Linux: 32768 and up): such a connection could take
+    one before its server has started or while it restarts, and a client that tries again and again to reach a server
+    on a port of that range is in the end connected to itself.
+
+    Raises:
+        ServiceSetupError: nearly all of them are taken.
+    """
     with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(n)]
-        for one in sockets:
-            one.bind((HOST, 0))
-        return [one.getsockname()[1] for one in sockets]
+        ports: list[int] = []
+        for _ in range(_MAX_TRIES):
+            if len(ports) == n:
+                return ports
+            one, port = held.enter_context(socket.socket()), _CHOICE.choice(_SERVERS)
+            with contextlib.suppress(OSError):  # taken, also by this very call
+                one.bind((HOST, port))
+                ports.append(port)
+        raise ServiceSetupError(f"no {n} free ports among {_SERVERS.start}..{_SERVERS.stop - 1}; stop other servers")
 
 
 def require_free(port: int, *, service: str, setting: str) -> None:

@@ -35,7 +35,7 @@ from tests.workers import in_redis
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 QUOTE = "md:binance.spot.BTC-USDT:quote"
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 class Told:

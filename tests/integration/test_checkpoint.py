@@ -114,7 +114,7 @@ async def test_a_worker_without_its_folder_begins_from_a_checkpoint_and_replays_
         wipe(run)
 
     async with WorkerProcess(settings, tmp_path / "first.log"):
-        report = await Replay([sample_day()], settings, live=True, speed=100).run()
+        report = await Replay([sample_day()], settings, live=True, speed=200).run()
         await wait_served(settings, report.offsets, 60)
     (changelog,) = folder.glob("*/*")
     used = [number for number, offset in report.offsets.items() if offset >= 0]

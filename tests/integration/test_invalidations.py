@@ -33,7 +33,7 @@ from streams.topics import INVALIDATIONS, TOPICS
 
 pytestmark = pytest.mark.integration
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 QUIET_S = 0.5  # an event that is not there would have come long before
 NOW_NS = 1_760_000_000_000_000_000
 TOPIC = tuple(topic for topic in TOPICS if topic.name == INVALIDATIONS)
@@ -320,7 +320,7 @@ async def test_stop_ends_the_iteration_soon(settings: Settings, worker: Worker) 
         asyncio.get_running_loop().call_later(0.05, consumer.stop)
         started = time.monotonic()
         assert [event async for event in consumer] == []
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10
 
 
 async def test_a_missing_topic_is_named_with_the_way_to_make_it(settings: Settings) -> None:

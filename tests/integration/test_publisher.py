@@ -26,7 +26,7 @@ from tests.topics import records
 
 pytestmark = pytest.mark.integration
 
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0
 BTC = Instrument("binance", "spot", "BTC-USDT")
 MANY = [Instrument("binance", "spot", f"C{i}-USDT", price_exp=-2) for i in range(40)]
 LINE = (

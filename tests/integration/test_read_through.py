@@ -41,7 +41,8 @@ from tests.conftest import ROOT, WaitUntil
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
+LEASE_S = 1.0  # short enough to wait for its end, long enough not to end while a slow machine looks away
 MINUTE = LoadPolicy(ttl_ms=60_000)
 ENDED = LoadPolicy(ttl_ms=1, stale_ms=60_000, beta=0)  # stale as soon as it is there
 
@@ -75,7 +76,7 @@ async def loads(cache: MarketCache, settings: Settings) -> AsyncIterator[ReadThr
 @pytest_asyncio.fixture(loop_scope="module")
 async def others(settings: Settings) -> AsyncIterator[ReadThrough]:
     """As another process would load: a cache, flights and leases of its own. A lease is short."""
-    async with MarketCache(settings) as cache, ReadThrough(cache, settings, lease_s=0.3) as others:
+    async with MarketCache(settings) as cache, ReadThrough(cache, settings, lease_s=LEASE_S) as others:
         yield others
 
 
@@ -169,7 +170,7 @@ async def test_an_error_is_remembered_by_who_asks_for_it(loads: ReadThrough) -> 
 async def test_nothing_is_remembered_for_a_part_of_a_second_and_no_longer(
     loads: ReadThrough, others: ReadThrough, wait_until: WaitUntil
 ) -> None:
-    brief = replace(MINUTE, negative_ttl_ms=400)
+    brief = replace(MINUTE, negative_ttl_ms=1_500)  # two calls come before its end
     source = Source(None, "there now")
     assert (await loads.get_or_load("none:a", source, brief)).value is None
     assert (await others.get_or_load("none:a", source, brief)).value is None
@@ -243,7 +244,7 @@ async def test_the_lease_of_a_holder_who_died_passes_on(settings: Settings, othe
         url=settings.redis.url,
         prefix=settings.topics.prefix,
         n_partitions=settings.kafka.partitions,
-        lease_s=0.3,
+        lease_s=LEASE_S,
     )
     dead = await locks.acquire("lease:a")
     assert isinstance(dead, Lease)
@@ -272,7 +273,7 @@ async def test_a_lease_is_renewed_as_long_as_its_load_takes(
         assert lives[-1] > 0
         return sum(after > before for before, after in pairwise(lives)) > 3
 
-    await wait_until(renewed_often, DEADLINE_S, "four renewals")  # longer than the lease of 0.3 s
+    await wait_until(renewed_often, DEADLINE_S, "four renewals")  # longer than the lease
     slow.gate.set()
     assert (await loading).value == "slow"
 

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.integration
 
 QUOTE_KEY = "md:binance.spot.BTC-USDT:quote"
 TRADE_KEY = "md:binance.spot.BTC-USDT:trade"
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 NOW_NS = 1_760_000_000_000_000_000
 SKEW_NS = 50_000_000
 SOURCES = {Space.MARKET: Source.FRAMES, Space.GENERIC: Source.WRITES}
@@ -125,8 +125,9 @@ def impatient(settings: Settings) -> Settings:
 async def open_cache(impatient: Settings, worker: Worker) -> AsyncIterator[Any]:
     async with AsyncExitStack() as stack:
 
-        async def opened(**more: Any) -> MarketCache:
-            return await stack.enter_async_context(MarketCache(impatient, **more))
+        async def opened(max_wait_s: float = impatient.reader.max_wait_s, **more: Any) -> MarketCache:
+            own = replace(impatient, reader=replace(impatient.reader, max_wait_s=max_wait_s))
+            return await stack.enter_async_context(MarketCache(own, **more))
 
         yield opened
 
@@ -181,13 +182,17 @@ async def test_another_facet_of_the_instrument_stays_in_memory(reader: Reader, w
     assert entry.tier == "memory"
 
 
-async def test_a_tier_below_the_floor_is_waited_for_and_then_refused(reader: Reader, worker: Worker) -> None:
+async def test_a_tier_below_the_floor_is_waited_for_and_then_refused(
+    reader: Reader, open_cache: Any, worker: Worker, wait_until: WaitUntil
+) -> None:
+    patient = Reader(await open_cache(max_wait_s=DEADLINE_S), worker, wait_until)
     await worker.apply(QUOTE_KEY, NOTHING, 5, row(QUOTE_KEY, 4, 100))
     await worker.announce(QUOTE_KEY, 5, 7, QUOTE_KEY)
-    await reader.heard(QUOTE_KEY, 7)
+    for one in (reader, patient):
+        await one.heard(QUOTE_KEY, 7)
     with pytest.raises(TooStale, match="mark 5"):
         await reader.cache.get(QUOTE_KEY)
-    reading = asyncio.ensure_future(reader.cache.get(QUOTE_KEY))
+    reading = asyncio.ensure_future(patient.cache.get(QUOTE_KEY))
     await worker.apply(QUOTE_KEY, 5, 7, row(QUOTE_KEY, 7, 200))
     assert bid(await reading) == "200"
 

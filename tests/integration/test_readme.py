@@ -30,7 +30,7 @@ async def test_the_readmes_programs_run_against_a_worker(
     async with WorkerProcess(settings, tmp_path / "worker.log"):
         await _run(programs[0], settings)
         async with MarketCache(settings) as cache:
-            await wait_until(lambda: cache.get("md:binance.spot.BTC-USDT:quote"), 30, "the published quote")
+            await wait_until(lambda: cache.get("md:binance.spot.BTC-USDT:quote"), 60, "the published quote")
         printed = await _run(programs[1], settings)
     assert "64000.4" in printed
     assert "'symbols': ['BTC-USDT']" in printed

@@ -26,7 +26,7 @@ from streams.days.day import Day
 from streams.days.feed import DayFeed
 from streams.days.manifest import Recording
 from streams.days.record import Recorder, Rotation
-from streams.days.replay import Replay
+from streams.days.replay import Pause, Replay
 from streams.days.verify import verify_day
 from streams.kafka.clients import start_producer, stop_client
 from streams.settings import Settings, environment_of
@@ -99,7 +99,16 @@ async def recording(run: Settings, out: Path) -> AsyncIterator[asyncio.subproces
 async def test_what_kill_9_cut_is_closed_and_verified_at_the_next_start_and_nothing_is_lost_or_twice(
     settings: Settings, tmp_path: Path, wait_until: WaitUntil
 ) -> None:
-    replay = Replay([sample_day()], settings, speed=100, lateness_bound_ms=1e9)
+    day = sample_day()
+    gates = [asyncio.Event(), asyncio.Event()]
+    waiting = iter(gates)
+
+    async def hold(_: Pause) -> None:
+        """A third of the day for each recorder, however slow it is."""
+        await next(waiting).wait()
+
+    thirds = [day.rows // 3, 2 * day.rows // 3]
+    replay = Replay([day], settings, speed=300, lateness_bound_ms=1e9, pause_at=thirds, on_pause=hold)
     run, out = replay.settings, tmp_path / "live"
     going = asyncio.create_task(replay.run())
     spool = tmp_path / ".live.recording" / "frames.bin"
@@ -111,6 +120,7 @@ async def test_what_kill_9_cut_is_closed_and_verified_at_the_next_start_and_noth
             await first.wait()
             sizes.append(spool.stat().st_size)
         assert not out.exists()
+        gates[0].set()
         with spool.open("ab") as stream:
             stream.write(spool.read_bytes()[:70])  # as if the last record had been cut
         async with recording(run, out) as second:
@@ -123,6 +133,8 @@ async def test_what_kill_9_cut_is_closed_and_verified_at_the_next_start_and_noth
             answer = json.loads((await second.communicate())[0].splitlines()[-1])
         assert second.returncode == 0
     finally:
+        for gate in gates:
+            gate.set()
         report = await going
     assert answer["closed_after_crash"] == 1 and len(answer["days"]) == 2
     assert (await recorded(run, out)).report.days  # the rest

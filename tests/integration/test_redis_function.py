@@ -280,7 +280,7 @@ async def test_a_dead_redis_is_an_error_within_the_timeout() -> None:
     started = time.monotonic()
     with pytest.raises(ServiceUnavailable, match=str(port)) as caught:
         await PartitionWriter(redis, url=url).load_functions()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     assert "secret" not in str(caught.value)
 
 

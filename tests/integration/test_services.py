@@ -97,7 +97,7 @@ def test_up_starts_again_only_what_died(running: LocalSite) -> None:
     kafka, redis = running.status()
     assert redis.pid is not None
     os.kill(redis.pid, signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(redis.pid)], timeout=5)
+    psutil.wait_procs([psutil.Process(redis.pid)], timeout=60)
     assert running.status()[1].pid is None
     again_kafka, again_redis = running.up()
     assert again_kafka == kafka
@@ -143,7 +143,7 @@ def test_a_server_that_dies_while_starting_is_reported_with_its_last_words(tmp_p
     process = LocalProcess("Kafka", tmp_path)
     process.start([sys.executable, "-c", "raise SystemExit('Error: no such disk')"], port=1)
     with pytest.raises(ServiceSetupError, match="Error: no such disk"):
-        process.wait_until_it_answers(lambda: False, deadline_s=20)
+        process.wait_until_it_answers(lambda: False, deadline_s=60)
 
 
 def test_the_command_line_starts_reports_and_stops(local: LocalSite) -> None:
@@ -202,5 +202,5 @@ with temporary_site(Path(sys.argv[1])):
     assert len(processes) == 2
     owner.kill()
     owner.communicate()
-    _, alive = psutil.wait_procs(processes, timeout=20)
+    _, alive = psutil.wait_procs(processes, timeout=60)
     assert alive == []

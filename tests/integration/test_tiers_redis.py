@@ -33,7 +33,7 @@ from tests.conftest import WaitUntil
 
 pytestmark = pytest.mark.integration
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture(scope="module")

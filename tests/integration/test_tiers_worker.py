@@ -26,7 +26,7 @@ from tests.workers import wipe
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 SYMBOLS = [f"T{n}-USDT" for n in range(70)]  # more than a page of rows
 KEYS = [f"md:binance.perpetual.{symbol}:{facet}" for symbol in SYMBOLS for facet in (*TOLD, "ohlcv:1d")]
 GENERIC = {f"s:{n}": {"n": n, "text": "x" * n} for n in range(40)}

@@ -116,5 +116,5 @@ async def test_an_address_that_never_answers_is_given_up_in_time(settings: Setti
     started = time.monotonic()
     with pytest.raises(ServiceUnavailable, match=f"127.0.0.1:{port}"):
         await ensure_topics(mute)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     server.close()

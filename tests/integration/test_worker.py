@@ -54,8 +54,8 @@ from tests.workers import (
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
-DEADLINE_S = 30.0
-STOP_BOUND_S = 5.0  # the aim is 2 s; the rest is for machines that do other things meanwhile
+DEADLINE_S = 60.0
+STOP_BOUND_S = 10.0  # the aim is 2 s; the rest is for machines that do other things meanwhile
 TS_NS = 1_760_000_000_000_000_000
 BAR = {"open": "1", "high": "4", "low": "0.5", "close": "2", "volume": "12.5"}
 N_ROWS = {"quote": 2, "funding": 2, "open_interest": 2, "lsr_top": 3, "lsr_all": 3, "ohlcv:1m": 4}
@@ -291,15 +291,26 @@ async def test_puts_deletes_tags_and_clears_reach_other_readers(
 async def test_a_life_below_a_second_ends_at_its_instant_and_not_before(
     running: Settings, cache: MarketCache, wait_until: WaitUntil
 ) -> None:
-    began_ms = time.time_ns() // 1_000_000
-    await cache.put("brief:a", 1, ttl_ms=700)
     at = cache._locate("brief:a")
     async with MarketCache(running, follow=False) as other, aclosing(connect_redis(running.redis)) as redis:
-        await wait_until(lambda: redis.exists(at.redis_key), DEADLINE_S, "the entry in Redis")
-        ends_ms = await redis.pexpiretime(at.redis_key)
-        assert began_ms + 700 <= ends_ms <= time.time_ns() // 1_000_000 + 700
-        entry = await other.get("brief:a")
-        assert entry is not None, "it lives"
+
+        async def alive() -> int | None:
+            """End of a life that was seen; a slow machine is given another one."""
+            began_ms = time.time_ns() // 1_000_000
+            await cache.put("brief:a", 1, ttl_ms=700)
+
+            async def there_or_over() -> bool:
+                return await redis.exists(at.redis_key) or time.time_ns() // 1_000_000 > began_ms + 700
+
+            await wait_until(there_or_over, DEADLINE_S, "the entry in Redis")
+            entry, ends_ms = await other.get("brief:a"), await redis.pexpiretime(at.redis_key)
+            if entry is None or ends_ms < 0:
+                assert time.time_ns() // 1_000_000 >= began_ms + 700, "it lives"
+                return None
+            assert began_ms + 700 <= ends_ms <= time.time_ns() // 1_000_000 + 700
+            return int(ends_ms)
+
+        ends_ms = await wait_until(alive, DEADLINE_S, "a look at the entry within its life")
 
         async def missing() -> bool:
             return await other.get("brief:a") is None
@@ -453,7 +464,9 @@ def _rows(settings: Settings) -> list[int]:
     return counted
 
 
-async def test_the_port_tells_metrics_health_and_readiness(running: Settings, cache: MarketCache) -> None:
+async def test_the_port_tells_metrics_health_and_readiness(
+    running: Settings, cache: MarketCache, wait_until: WaitUntil
+) -> None:
     await cache.put("port:a", 1)
     status, text = await ask(running, "/ready")
     assert (status, json.loads(text)) == (200, {"ready": True})
@@ -465,7 +478,11 @@ async def test_the_port_tells_metrics_health_and_readiness(running: Settings, ca
     assert report["uptime_s"] > 0
     assert await metric(running, "marketprism_worker_partitions") == running.kafka.partitions
     assert await metric(running, "marketprism_redis_up") == 1
-    assert await metric(running, "marketprism_barrier_seconds_count") > 0
+
+    async def barriers() -> float:
+        return await metric(running, "marketprism_barrier_seconds_count")
+
+    await wait_until(barriers, DEADLINE_S, "a barrier")
 
 
 async def test_a_port_that_is_taken_is_said_before_anything_else(running: Settings, tmp_path: Path) -> None:
@@ -504,13 +521,17 @@ async def test_two_workers_share_partitions_and_hand_them_over_in_mid_replay(
     async with WorkerProcess(settings, tmp_path / "one.log"), WorkerProcess(other, tmp_path / "two.log") as second:
         await wait_until(shared, DEADLINE_S, "a share for each")
         await is_served()
-        assert await shared()
+        await wait_until(shared, DEADLINE_S, "a share for each after the replay")
 
         async def hand_over(_: Pause) -> None:
             print(f"the second worker left within {await second.stop():.2f} s")
 
         await is_served(speed=300, pause_at=[day.rows // 2], on_pause=hand_over)
-        assert await owned(settings) == everything
+
+        async def has_everything() -> bool:
+            return await owned(settings) == everything
+
+        await wait_until(has_everything, DEADLINE_S, "everything with the first one")
 
         async def join(_: Pause) -> None:
             joining.append(asyncio.create_task(second.start()))

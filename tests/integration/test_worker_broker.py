@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
-import pytest_asyncio
 
 from agents.cli.worker import EXIT_S
 from models.errors import DeadlineExceeded
@@ -26,32 +25,33 @@ from tests.workers import GOLDEN, is_gone, sample_day
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 DEADLINE_S = 90.0
+RESTART_S = 120.0  # what a broker may take for it where nobody is to give up before
 SPEED = 100
-STALL_S = 3.0
+STALL_S = 8.0  # longer than a step of a start takes on a busy machine, or the worker would end before its broker does
 
 
-@pytest_asyncio.fixture
-async def own_site(settings: Settings, tmp_path: Path) -> AsyncIterator[tuple[LocalSite, Settings]]:
-    """A Kafka and a Redis for one test to mistreat; what the broker has outlives its restart."""
+@pytest.fixture(scope="module")
+def mistreated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSite]:
+    """A Kafka and a Redis that tests may kill; what the broker has outlives its restart."""
     kafka, controller, redis = free_ports(3)
+    folder = tmp_path_factory.mktemp("mistreated")
     site = LocalSite(
-        ServicesSettings(
-            state_dir=str(tmp_path / "state"), kafka_port=kafka, controller_port=controller, redis_port=redis
-        )
+        ServicesSettings(state_dir=str(folder), kafka_port=kafka, controller_port=controller, redis_port=redis)
     )
-    await asyncio.to_thread(site.up)
-    try:
-        yield (
-            site,
-            replace(
-                settings,
-                kafka=replace(settings.kafka, bootstrap=site.addresses.bootstrap),
-                redis=replace(settings.redis, url=site.addresses.redis_url),
-                publisher=replace(settings.publisher, frame_ticks=64, delivery_timeout_s=60.0),
-            ),
-        )
-    finally:
-        await asyncio.to_thread(site.down)
+    yield site
+    site.down()
+
+
+@pytest.fixture
+def own_site(settings: Settings, mistreated: LocalSite) -> tuple[LocalSite, Settings]:
+    """It runs again, whatever the test before did to it."""
+    mistreated.up()
+    return mistreated, replace(
+        settings,
+        kafka=replace(settings.kafka, bootstrap=mistreated.addresses.bootstrap),
+        redis=replace(settings.redis, url=mistreated.addresses.redis_url),
+        publisher=replace(settings.publisher, frame_ticks=64, delivery_timeout_s=RESTART_S),
+    )
 
 
 async def is_the_day(run: Settings) -> None:
@@ -69,13 +69,14 @@ async def test_a_worker_outlives_a_restart_of_its_broker_under_load(
     own_site: tuple[LocalSite, Settings], tmp_path: Path
 ) -> None:
     site, settings = own_site
+    settings = replace(settings, kafka=replace(settings.kafka, request_timeout_s=RESTART_S))
     day = sample_day()
 
     async def restart() -> None:
         process = broker(site)
         process.kill()
         await asyncio.to_thread(process.wait, 10)
-        await asyncio.to_thread(site.up)
+        await asyncio.to_thread(site.up, deadline_s=RESTART_S)
 
     async def begin(_: Pause) -> None:  # the replay goes on meanwhile
         restarts.append(asyncio.create_task(restart()))

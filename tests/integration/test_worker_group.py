@@ -40,14 +40,16 @@ async def test_three_workers_come_and_go_under_load_with_even_shares(
         whole = set().union(*found)
         return sorted(map(len, found)) == sorted(sizes) and len(whole) == sum(sizes) == first.kafka.partitions
 
-    async def is_the_day(pause_at: list[int], changes: list[Callable[[], Awaitable[float | None]]]) -> None:
+    async def is_the_day(
+        pause_at: list[int], changes: list[Callable[[], Awaitable[float | None]]], speed: float | None = 100
+    ) -> None:
         """A replay in which the k-th change begins at the k-th pause and goes on while ticks flow."""
         steps = iter(changes)
 
         async def change(_: Pause) -> None:
             under_way.append(asyncio.ensure_future(next(steps)()))
 
-        report = await Replay([day], first, live=True, speed=100, pause_at=pause_at, on_pause=change).run()
+        report = await Replay([day], first, live=True, speed=speed, pause_at=pause_at, on_pause=change).run()
         await asyncio.gather(*under_way)
         await wait_until(reached(runs, report.offsets), DEADLINE_S, "every frame on one of the disks")
         assert merged_digest(*runs) == GOLDEN["digest"]
@@ -63,6 +65,6 @@ async def test_three_workers_come_and_go_under_load_with_even_shares(
             await wait_until(lambda: shares(2, 1, 1), DEADLINE_S, "even shares of three, who joined under load")
             await is_the_day([day.rows // 4, day.rows // 2], [two.stop, three.kill])
             await wait_until(lambda: shares(4, 0, 0), DEADLINE_S, "everything with the one that stayed")
-            await is_the_day([], [])
+            await is_the_day([], [], speed=None)
         finally:
             await asyncio.gather(two.stop(), three.stop())

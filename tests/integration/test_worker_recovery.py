@@ -74,7 +74,7 @@ async def test_a_changelog_that_was_emptied_ends_the_worker_with_an_error_that_s
     settings: Settings, tmp_path: Path, wait_until: WaitUntil
 ) -> None:
     """Whether the disk has nothing, which Faust takes for a state that is empty, or too little, which it waits for."""
-    settings = replace(settings, worker=replace(settings.worker, stall_timeout_s=4.0))
+    settings = replace(settings, worker=replace(settings.worker, stall_timeout_s=8.0))
     older = tmp_path / "older"
     async with WorkerProcess(settings, tmp_path / "log") as worker:
         await publish_some(settings, wait_until)

@@ -25,7 +25,7 @@ from streams.services.worker import WorkerProcess
 from streams.settings import Settings
 from tests.conftest import WaitUntil
 from tests.sites import OwnRedis, forget_keys
-from tests.workers import GOLDEN, ask, in_redis, marks, metric, reached, sample_day
+from tests.workers import GOLDEN, ask, in_redis, is_gone, marks, metric, reached, sample_day
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -184,7 +184,7 @@ async def test_a_worker_that_meets_a_newer_token_stops(
         async with aclosing(connect_redis(settings.redis)) as redis:
             usurper = PartitionWriter(redis, url=settings.redis.url, prefix=settings.topics.prefix)
             await usurper.take(Space.MARKET, 2, token + 1_000)
-        await wait_until(lambda: _is_gone(worker.pid), DEADLINE_S, "its end")
+        await wait_until(lambda: is_gone(worker.pid), DEADLINE_S, "its end")
         assert f"followed by {token + 1_000}" in (tmp_path / "log").read_text()
 
 
@@ -205,7 +205,7 @@ async def test_a_worker_that_was_frozen_while_another_took_over_overwrites_nothi
         async def noticed() -> bool:
             """The second one gave up, or it joined again and every partition got a new owner."""
             tokens = [mark.token for mark in await marks(one)]
-            return _is_gone(second.pid) or all(now > then for now, then in zip(tokens, before, strict=True))
+            return is_gone(second.pid) or all(now > then for now, then in zip(tokens, before, strict=True))
 
         report = await Replay([day], one, live=True, speed=SPEED, pause_at=[day.rows // 3], on_pause=freeze).run()
         await wait_until(reached([one], report.offsets), DEADLINE_S, "everything on the first one's disk")
@@ -218,7 +218,3 @@ async def test_a_worker_that_was_frozen_while_another_took_over_overwrites_nothi
     async with WorkerProcess(fresh, tmp_path / "fresh.log"):
         await wait_served(fresh, report.offsets, DEADLINE_S)
         await redis_is_whole(fresh)  # although the changelog ends in pages that the second one wrote too late
-
-
-def _is_gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE

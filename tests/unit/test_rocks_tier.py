@@ -23,7 +23,7 @@ from streams.settings import Settings
 from tests.conftest import WaitUntil
 from tests.stores import WorkerStore, worker_stores
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 X = encode_entry(5, StoredEntry(None, ("vip",), b"\xa1x"))
 
 

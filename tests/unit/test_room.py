@@ -27,9 +27,9 @@ async def test_without_room_a_wait_lasts_until_it_has_to_give_up(tmp_path: Path,
         room.check()
     leaving = asyncio.Event()
     waiting = asyncio.create_task(room.wait(leaving.is_set))
-    await wait_until(lambda: room.full, 5, "a wait for room")
+    await wait_until(lambda: room.full, 60, "a wait for room")
     assert not waiting.done()
     leaving.set()
     with pytest.raises(DiskFull, match="nothing is lost"):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 60)
     assert not room.full

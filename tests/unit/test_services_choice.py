@@ -98,6 +98,12 @@ def test_the_pom_pins_exact_versions() -> None:
     assert all(re.fullmatch(r"\d+(\.\d+)+", one.rsplit(":", 1)[1]) for one in coordinates)
 
 
+def test_free_ports_differ_and_no_outgoing_connection_is_given_one() -> None:
+    ports = free_ports(40)
+    assert len(set(ports)) == 40
+    assert max(ports) < 32_768
+
+
 def test_nobody_answers_on_a_free_port() -> None:
     (port,) = free_ports(1)
     assert not kafka_answers(port)

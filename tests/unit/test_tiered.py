@@ -30,7 +30,7 @@ from streams.testing.chaos import Chaos, ChaosTier
 from tests.conftest import WaitUntil
 from tests.stores import WorkerStore, worker_stores
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 N_PARTITIONS = 2
 
 
