@@ -14,7 +14,7 @@ from faust.types import TP
 
 from models.cache.invalidation import decode
 from models.cache.keys import Space
-from models.cache.version import epoch_of, offset_of
+from models.cache.version import NOTHING, epoch_of, offset_of
 from models.errors import ChangelogLost, CorruptFrame, CorruptPage, CorruptStore, OwnerFenced, ServiceUnavailable
 from models.market import pages
 from models.market.pages import Flush
@@ -85,6 +85,20 @@ class Ownership:
             log, "partitions_owned", partitions=sorted(self.partitions), seconds=round(time.monotonic() - began, 3),
             instruments=sum(len(o.market.slots) for o in self.partitions.values()),
         )  # fmt: skip
+
+    def needed(self) -> dict[TP, int]:
+        """The next record of each source topic that the pages need; a later one must not be fetched first.
+
+        A topic that they know nothing of as it is now (a new epoch, rule 6) is left out.
+        """
+        needed: dict[TP, int] = {}
+        for owned in self.partitions.values():
+            for space, topic in SOURCE_TOPICS.items():
+                if (applied := owned.applied(space)) == NOTHING:
+                    needed[TP(self._settings.topics.prefix + topic, owned.number)] = 0
+                elif epoch_of(applied) == owned.epoch:
+                    needed[TP(self._settings.topics.prefix + topic, owned.number)] = offset_of(applied) + 1
+        return needed
 
     def revoke(self) -> None:
         """Forget everything: Faust hands out all partitions anew in every rebalance."""
@@ -174,7 +188,7 @@ class Ownership:
             raise ChangelogLost(
                 f"partition {number} of {self._table.changelog_topic_name} was emptied: it begins at offset {first}, "
                 f"and the disk holds only what was before {held}; bring back a newer folder or checkpoint, or delete "
-                "the topic and reset the group's offsets to read the sources again"
+                "the topic to read the sources from their first record"
             )
 
     async def _token_epoch(self, number: int) -> int:
