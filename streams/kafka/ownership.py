@@ -23,6 +23,7 @@ from streams.cache.coherence import Coherence
 from streams.kafka.admin import describe_topics, topic_offsets
 from streams.kafka.changelog import last_record, read_changelog
 from streams.kafka.owned import OwnedPartition
+from streams.kafka.sweep import find_over
 from streams.kafka.table import PageTable
 from streams.log import event
 from streams.settings import Settings
@@ -144,11 +145,15 @@ class Ownership:
     async def _flush(self, numbers: Iterable[int]) -> None:
         flushes: list[tuple[OwnedPartition, Flush]] = []
         for number in sorted(numbers):
+            if (swept := self.partitions.get(number)) is None:
+                continue
+            over = await find_over(self._table, swept, lambda: self.partitions.get(swept.number) is swept)
             async with self.lock:  # a turn each: rounds go on between them
-                if (owned := self.partitions.get(number)) is not None:
+                if (owned := self.partitions.get(number)) is swept:
                     if self.before_flush is not None:
                         await self.before_flush()
                     await self._coherence.settle([owned])
+                    owned.entries.bury(over)
                     flushes.append((owned, owned.flush()))
         ends = await asyncio.gather(*(self._make_durable(o, flush) for o, flush in flushes), return_exceptions=True)
         for end in ends:

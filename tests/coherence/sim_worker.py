@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -79,6 +80,9 @@ class SimTable:
     def pages(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         stored = self.disks[partition].pages
         return iter([(key, pages.split_token(stored[key])[1]) for key in sorted(stored)])
+
+    def pages_from(self, partition: int, start: bytes, n_pages: int, max_bytes: int) -> list[tuple[bytes, bytes]]:
+        return list(islice((page for page in self.pages(partition) if page[0] >= start), n_pages))
 
     def page(self, partition: int, key: bytes) -> bytes | None:
         value = self.disks[partition].pages.get(key)
