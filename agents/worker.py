@@ -127,7 +127,7 @@ class Worker:
         self.recovery = Recovery(
             self.app, self.table, settings, watchdog=self.watchdog, n_owned=lambda: len(self.ownership.partitions)
         )
-        self.rounds = Rounds(self._barrier)
+        self.rounds = Rounds(self._barrier, self.ownership.needed)
         self.app.transport = RoundTransport(self.app.conf.broker, self.app, self.rounds)
         await self._add_agents()
         self.table.on_recover(self._recovered)

@@ -1,4 +1,4 @@
-"""Graves: what a deleted key leaves behind, until nothing can come any more that the deletion has to keep away."""
+"""Graves: what a key that is gone leaves behind, until nothing can come any more that has to be kept away from it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ MAX_OVERTAKEN = 65_536  # writes of its partition that may pass a load before it
 
 
 class Graves:
-    """The deleted keys of one partition whose pages are graves.
+    """The keys of one partition whose pages are graves: of deleted ones, and of entries that are over.
 
     A grave serves twice: a replay must see that a page was deleted by a write after those it applies again, and a fill
-    must see a deletion that came after its load began (rule 10). The first ends when a control page counts the
-    deletion, the second after `MAX_OVERTAKEN` further writes, because older fills are dropped. Both are counted in
+    must see a deletion, or a put, that came after its load began (rule 10). The first ends when a control page counts
+    that write, the second after `MAX_OVERTAKEN` further writes, because older fills are dropped. Both are counted in
     versions alone, so a replay decides the same.
+
+    Attributes:
+        counted: a control page on disk counts writes up to this version.
     """
 
     def __init__(self) -> None:
         self._versions: dict[str, int] = {}
         self._oldest: list[tuple[int, str]] = []  # a heap; some are of keys that were put again
-        self._counted = NOTHING
+        self.counted = NOTHING
 
     def __len__(self) -> int:
         return len(self._versions)
@@ -38,12 +41,12 @@ class Graves:
 
     def saved(self, version: int) -> None:
         """A control page on disk counts writes up to this version."""
-        self._counted = max(self._counted, version)
+        self.counted = max(self.counted, version)
 
     def take_served(self) -> list[str]:
         """Keys whose graves have served; they are forgotten."""
         served = []
-        while self._oldest and self._oldest[0][0] < self._counted - MAX_OVERTAKEN:
+        while self._oldest and self._oldest[0][0] < self.counted - MAX_OVERTAKEN:
             version, key = heappop(self._oldest)
             if self._versions.get(key) == version:
                 del self._versions[key]

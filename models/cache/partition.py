@@ -7,12 +7,12 @@ a crash decides the same again, also where a page is ahead of the control page: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import msgspec
 
-from models.cache.entry import Found, StoredEntry, decode_stored, encode_entry, encode_grave
+from models.cache.entry import Found, StoredEntry, decode_entry, decode_stored, encode_entry, encode_grave
 from models.cache.floors import namespace_field, tag_field
 from models.cache.graves import Graves
 from models.cache.outcome import OUTCOME_MS, Outcome
@@ -22,6 +22,7 @@ from models.market import pages
 from models.market.pages import Record
 
 FLUSH_ALL = "*"
+BURIED_AFTER_MS = 600_000  # an ended life is over for good then: logs' clocks may be set back, or differ by broker
 
 Stored = Callable[[str], bytes | None]  # a key's page as the last barrier left it: entry or grave
 
@@ -55,7 +56,7 @@ class EntryPartition:
         held: writes at or below this version are dropped, because the control page already counts them.
         unsaved: entries, and graves of deleted ones, that are not known to be on disk.
         floors: newest version of each tag, namespace and flush-all; entries below their floor do not exist (rule 13).
-        graves: of deleted keys, which keep late fills away.
+        graves: of keys that are gone, which keep late fills away.
     """
 
     def __init__(self) -> None:
@@ -66,6 +67,7 @@ class EntryPartition:
         self._unsent: set[str] = set()  # of the unsaved: no flush holds them yet
         self._sent: dict[str, bytes] = {}  # of the unsaved: the last flush holds them
         self._sent_version = NOTHING
+        self._append_ms = self._sent_ms = self._counted_ms = NOTHING  # log time: applied, flushed, on disk
 
     def apply(
         self, write: CacheWrite, *, version: int, append_ms: int, stored: Stored = nothing_stored
@@ -81,6 +83,7 @@ class EntryPartition:
         if version <= max(self.applied, self.held):
             return None
         self.applied = version
+        self._append_ms = append_ms
         match write.op:
             case "put":
                 return self._put(write, version, append_ms)
@@ -111,10 +114,37 @@ class EntryPartition:
         """Take note of a page that recovery found."""
         self.graves.load(key, stored)
 
+    def over(self, key: str, stored: bytes, *, now_ms: int) -> int | None:
+        """Version of an entry on disk that no write can find alive any more; None for all others, and for graves.
+
+        A floor covers it, or its life has ended. Either has to be counted by a control page on disk: a replay begins
+        behind that, and so judges by what comes later. `now_ms` only puts it off: a log whose clock ran ahead for a
+        while must not end what others still see alive.
+        """
+        if (decoded := decode_entry(stored)) is None:
+            return None
+        version, entry = decoded
+        ended_ms = min(self._counted_ms, now_ms) - BURIED_AFTER_MS
+        if entry.expires_at_ms is not None and entry.expires_at_ms <= ended_ms:
+            return version
+        floors = [self.floors.get(name, NOTHING) for name in _floor_names(key, entry.tags)]
+        return version if any(version < floor <= self.graves.counted for floor in floors) else None
+
+    def bury(self, over: Iterable[tuple[str, int]]) -> None:
+        """Leave graves of these entries, keys and versions as `over` told them, unless they were written meanwhile."""
+        for key, version in over:
+            if key not in self.unsaved:
+                self._store(key, encode_grave(version))
+
     def rewrite(self, stored: dict[str, bytes]) -> None:
         """All pages are to be written again; `stored` are those that recovery found."""
         self.unsaved = {**stored, **self.unsaved}
         self._unsent.update(self.unsaved)
+
+    @property
+    def n_unsent(self) -> int:
+        """Entries and graves that the next flush holds."""
+        return len(self._unsent)
 
     def flush(self) -> list[list[Record]]:
         """Pages changed since the last call, one a key, and deletions of graves that have done their service."""
@@ -124,7 +154,7 @@ class EntryPartition:
         self._unsent.difference_update(gone)
         self._sent = {key: self.unsaved[key] for key in self._unsent}
         self._unsent = set()
-        self._sent_version = self.applied
+        self._sent_version, self._sent_ms = self.applied, self._append_ms
         groups: list[list[Record]] = [[(pages.ENTRY + key.encode(), data)] for key, data in self._sent.items()]
         return groups + [[(pages.ENTRY + key.encode(), None)] for key in gone]
 
@@ -135,6 +165,7 @@ class EntryPartition:
                 del self.unsaved[key]
         self._sent = {}
         self.graves.saved(self._sent_version)
+        self._counted_ms = self._sent_ms
 
     def covered(self, key: str, version: int, tags: tuple[str, ...]) -> bool:
         """Whether a floor says that an entry of this version does not exist."""
@@ -178,8 +209,7 @@ class EntryPartition:
         return None if entry.expires_at_ms is not None and entry.expires_at_ms <= append_ms else entry
 
     def _floor(self, key: str, tags: tuple[str, ...]) -> int:
-        names = (FLUSH_ALL, namespace_field(key.partition(":")[0]), *map(tag_field, tags))
-        return max(self.floors.get(name, NOTHING) for name in names)
+        return max(self.floors.get(name, NOTHING) for name in _floor_names(key, tags))
 
     def _keep(self, key: str, version: int, entry: StoredEntry) -> EntryChange:
         stored = encode_entry(version, entry)
@@ -194,6 +224,10 @@ class EntryPartition:
     def _raise_floor(self, floor: str, version: int) -> EntryChange:
         self.floors[floor] = version
         return EntryChange(version, "", None, None, floor)
+
+
+def _floor_names(key: str, tags: tuple[str, ...]) -> tuple[str, ...]:
+    return FLUSH_ALL, namespace_field(key.partition(":")[0]), *map(tag_field, tags)
 
 
 def _number(value: bytes) -> int | None:

@@ -28,14 +28,14 @@ DAMAGED = ".damaged"  # the newest damaged folder of a partition is kept under t
 _FROM_MANIFEST = re.compile(r"Recovered from manifest .*last_sequence is (\d+), log_number is (\d+),")
 
 
-def scan(db: rocksdict.Rdict) -> Iterator[tuple[bytes, bytes]]:
-    """All keys and values, keys rising.
+def scan(db: rocksdict.Rdict, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    """All keys and values from `start` on, keys rising.
 
     Raises:
         CorruptStore: a block cannot be read; rocksdict's own iterators end there without a word.
     """
     cursor = db.iter()
-    cursor.seek_to_first()
+    cursor.seek(start)
     while cursor.valid():
         yield cursor.key(), cursor.value()
         cursor.next()

@@ -12,10 +12,34 @@ from models.cache.keys import Space
 from models.cache.packed_keys import PackedKeys
 from models.cache.partition import EntryChange, EntryPartition
 from models.cache.touched import Touched
+from models.cache.version import NOTHING
 from models.market import pages
 from models.market.pages import ControlPage, Flush
 from models.market.partition import MarketPartition
 from streams.kafka.clients import Outgoing
+
+
+@dataclass
+class Sweep:
+    """How far entries were looked through for those that are over, turn after turn; see `streams.kafka.sweep`.
+
+    Attributes:
+        next_key: of the page to look at next; `pages.ENTRY` = a turn begins.
+    """
+
+    next_key: bytes = pages.ENTRY
+    _began: int = NOTHING
+    _ended: int | None = None
+
+    def rests(self, counted: int) -> bool:
+        """Whether a whole turn has seen all there is to find while control pages count no more than this version."""
+        if self.next_key == pages.ENTRY:
+            self._began = counted
+        return self.next_key == pages.ENTRY and self._ended == counted
+
+    def end(self) -> None:
+        """There is no further page: the turn is over."""
+        self.next_key, self._ended = pages.ENTRY, self._began
 
 
 @dataclass
@@ -35,6 +59,7 @@ class OwnedPartition:
         stamps: due time (ns) and ticks of frames that readers were not told of.
         windows: records that are to be acknowledged when readers are told.
         published_books: slots whose hash in Redis was written whole by this owner, so that parts may follow.
+        sweep: for entries that are over.
     """
 
     number: int
@@ -55,6 +80,7 @@ class OwnedPartition:
     stamps: list[tuple[int, int]] = field(default_factory=list)
     windows: list[Outgoing] = field(default_factory=list)
     published_books: set[int] = field(default_factory=set)
+    sweep: Sweep = field(default_factory=Sweep)
     _keys: KeyBytes = field(init=False)
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from faust.types import TP
 
 from models.cache.invalidation import decode
 from models.cache.keys import Space
-from models.cache.version import epoch_of, offset_of
+from models.cache.version import NOTHING, epoch_of, offset_of
 from models.errors import ChangelogLost, CorruptFrame, CorruptPage, CorruptStore, OwnerFenced, ServiceUnavailable
 from models.market import pages
 from models.market.pages import Flush
@@ -23,6 +23,7 @@ from streams.cache.coherence import Coherence
 from streams.kafka.admin import describe_topics, topic_offsets
 from streams.kafka.changelog import last_record, read_changelog
 from streams.kafka.owned import OwnedPartition
+from streams.kafka.sweep import find_over
 from streams.kafka.table import PageTable
 from streams.log import event
 from streams.settings import Settings
@@ -86,6 +87,20 @@ class Ownership:
             instruments=sum(len(o.market.slots) for o in self.partitions.values()),
         )  # fmt: skip
 
+    def needed(self) -> dict[TP, int]:
+        """The next record of each source topic that the pages need; a later one must not be fetched first.
+
+        A topic that they know nothing of as it is now (a new epoch, rule 6) is left out.
+        """
+        needed: dict[TP, int] = {}
+        for owned in self.partitions.values():
+            for space, topic in SOURCE_TOPICS.items():
+                if (applied := owned.applied(space)) == NOTHING:
+                    needed[TP(self._settings.topics.prefix + topic, owned.number)] = 0
+                elif epoch_of(applied) == owned.epoch:
+                    needed[TP(self._settings.topics.prefix + topic, owned.number)] = offset_of(applied) + 1
+        return needed
+
     def revoke(self) -> None:
         """Forget everything: Faust hands out all partitions anew in every rebalance."""
         self.partitions.clear()
@@ -130,11 +145,15 @@ class Ownership:
     async def _flush(self, numbers: Iterable[int]) -> None:
         flushes: list[tuple[OwnedPartition, Flush]] = []
         for number in sorted(numbers):
+            if (swept := self.partitions.get(number)) is None:
+                continue
+            over = await find_over(self._table, swept, lambda: self.partitions.get(swept.number) is swept)
             async with self.lock:  # a turn each: rounds go on between them
-                if (owned := self.partitions.get(number)) is not None:
+                if (owned := self.partitions.get(number)) is swept:
                     if self.before_flush is not None:
                         await self.before_flush()
                     await self._coherence.settle([owned])
+                    owned.entries.bury(over)
                     flushes.append((owned, owned.flush()))
         ends = await asyncio.gather(*(self._make_durable(o, flush) for o, flush in flushes), return_exceptions=True)
         for end in ends:
@@ -174,7 +193,7 @@ class Ownership:
             raise ChangelogLost(
                 f"partition {number} of {self._table.changelog_topic_name} was emptied: it begins at offset {first}, "
                 f"and the disk holds only what was before {held}; bring back a newer folder or checkpoint, or delete "
-                "the topic and reset the group's offsets to read the sources again"
+                "the topic to read the sources from their first record"
             )
 
     async def _token_epoch(self, number: int) -> int:

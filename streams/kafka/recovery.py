@@ -127,6 +127,6 @@ class Recovery:
                 return (
                     f": partition {tp.partition} of {name} was emptied, its offsets up to {end} are gone and {left} of "
                     "them are not on this disk; delete the topic to begin without them, the sources are then read "
-                    "from their first record once the group's offsets are reset"
+                    "from their first record"
                 )
         return ""

@@ -73,6 +73,20 @@ class PageTable(Table):  # type: ignore[misc]
         """
         return list(islice(keys_of(self.data.db(partition), start), n_keys))
 
+    def pages_from(self, partition: int, start: bytes, n_pages: int, max_bytes: int) -> list[tuple[bytes, bytes]]:
+        """The next pages on disk, keys rising, `start` itself among them: so many, or the first that reach `max_bytes`.
+
+        Raises:
+            CorruptStore: a block cannot be read.
+        """
+        found, size = [], 0
+        for key, value in scan(self.data.db(partition), start):
+            found.append((key, pages.split_token(value)[1]))
+            size += len(value)
+            if len(found) >= n_pages or size >= max_bytes:
+                break
+        return found
+
     async def take(
         self, producer: AIOKafkaProducer, partition: int, *, epoch: int, owner: str, deadline_s: float
     ) -> int:

@@ -7,6 +7,7 @@ topics take this road: changelogs keep Faust's own, because its recovery waits f
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -17,10 +18,13 @@ from faust.types import TP
 
 from streams.kafka.fetch import Fetched, FetchThread
 from streams.kafka.record_columns import RecordColumns
+from streams.log import event
 from streams.pace import Pace
 
 _RECHECK_S = 0.0005  # stock sleeps a whole second when buffers are full
 _POLL_S = 0.2  # a rebalance waits for the end of a poll
+
+log = logging.getLogger(__name__)
 
 
 class Round(NamedTuple):
@@ -35,18 +39,24 @@ class Round(NamedTuple):
 
 RoundSink = Callable[[Round], Awaitable[None]]  # blocks while the consumer of rounds is busy: back-pressure
 Barrier = Callable[[Mapping[TP, int]], Awaitable[None]]
+Needed = Callable[[], Mapping[TP, int]]
 
 
 class Rounds:
     """Where rounds go, how far they were processed, and what must be durable before offsets are committed.
+
+    Args:
+        barrier: awaited before each commit.
+        needed: next offset that the state needs of each partition that has any; nothing later is fetched before it.
 
     Attributes:
         sinks: by full name of the topic.
         columnar: topics whose rounds bring columns.
     """
 
-    def __init__(self, barrier: Barrier) -> None:
+    def __init__(self, barrier: Barrier, needed: Needed = dict) -> None:
         self.barrier = barrier
+        self.needed = needed
         self.sinks: dict[str, RoundSink] = {}
         self.columnar: set[str] = set()
         self._processed: dict[TP, int] = {}
@@ -85,6 +95,14 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
         """See `FetchTurns.ends`."""
         thread: FetchThread = self._thread
         return thread.turns.ends
+
+    async def perform_seek(self) -> None:
+        """To what the group has committed, but not beyond what the state needs next; see `to_go_back`."""
+        await super().perform_seek()
+        if back := to_go_back(self._read_offset, self.rounds.needed()):
+            event(log, "committed_beyond_state", level=logging.WARNING, partitions=sorted(back))
+            await self.seek_wait(back)
+            self._read_offset.update(back)
 
     async def _drain_messages(self, fetcher: Any) -> None:
         try:
@@ -180,6 +198,15 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
         async with self._polling:
             await super().on_partitions_revoked(revoked)
         self.rounds.forget()
+
+
+def to_go_back(committed: Mapping[TP, int | None], needed: Mapping[TP, int]) -> dict[TP, int]:
+    """Where to read on instead of a committed offset beyond the state: another owner went on, or the state is lost.
+
+    Brokers tell committed offsets to members of old generations too. A worker that was frozen between loading its pages
+    and asking for offsets would begin where its successor is, and pass over all that lies between.
+    """
+    return {tp: at for tp, at in needed.items() if (committed.get(tp) or 0) > at}
 
 
 class RoundTransport(driver.Transport):  # type: ignore[misc]

@@ -6,7 +6,10 @@ python -m tests.coherence.chaos_reader '{"name": "r1", "seed": 1, "keys": [...],
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -119,22 +122,37 @@ class Reader:
                 await self.read(cache, self.random.choice(self.keys), self.random.choice(_BOUNDS_S))
 
 
+@contextlib.asynccontextmanager
+async def opened(spec: dict[str, Any], settings: Settings) -> AsyncIterator[tuple[Reader, MarketCache]]:
+    """A cache, and the history of it alone: one that could not be opened, because a service was away, is another."""
+    for attempt in itertools.count(1):
+        reader = Reader(spec | {"name": f"{spec['name']}.{attempt}"})
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(reader.close)
+            try:
+                cache = await stack.enter_async_context(MarketCache(settings, clock=reader.clock, heard=reader.heard))
+            except Recoverable:
+                await asyncio.sleep(0.1)
+                continue
+            yield reader, cache
+            return
+
+
 async def main(spec: dict[str, Any], settings: Settings) -> None:
     """Work until told to stop; then hear up to the logs' ends, read every key, and tell what memory holds."""
-    reader = Reader(spec)
-    async with MarketCache(settings, clock=reader.clock, heard=reader.heard) as cache:
+    async with opened(spec, settings) as (reader, cache):
         working = asyncio.create_task(reader.work(cache))
         tell_parent(ready=True)
         await hear_parent()
         working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
+        with contextlib.suppress(asyncio.CancelledError):
+            await working  # what ended it before is an error of its own
         tell_parent(stopped=True)
         ends = (await hear_parent())["ends"]
         await reader.hear_up_to(cache, ends)
         for key in reader.keys:
             await reader.read(cache, key)
         held = memory_copy(cache.memory, now_ns() // 1_000_000)
-    reader.close()
     tell_parent(memory=held)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,7 @@ from streams.cache.redis import PartitionWriter
 from streams.kafka.fetch import FETCH_MAX_WAIT_MS
 from streams.kafka.ownership import SOURCE_TOPICS, Ownership
 from streams.kafka.table import PageTable, Sent
-from streams.kafka.transport import Round, Rounds
+from streams.kafka.transport import Round, Rounds, to_go_back
 from streams.settings import Settings
 from streams.topics import FRAMES, WRITES
 from tests.coherence.fake_kafka import FakeKafka, FakeProducer, Record
@@ -79,6 +80,9 @@ class SimTable:
     def pages(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         stored = self.disks[partition].pages
         return iter([(key, pages.split_token(stored[key])[1]) for key in sorted(stored)])
+
+    def pages_from(self, partition: int, start: bytes, n_pages: int, max_bytes: int) -> list[tuple[bytes, bytes]]:
+        return list(islice((page for page in self.pages(partition) if page[0] >= start), n_pages))
 
     def page(self, partition: int, key: bytes) -> bytes | None:
         value = self.disks[partition].pages.get(key)
@@ -156,7 +160,7 @@ class SimWorker(Process):
         await self.running()
         await ownership.assign(self.disks)
         self.ownership = ownership
-        rounds = Rounds(ownership.barrier)
+        rounds = Rounds(ownership.barrier, ownership.needed)
         dead: Any = SimpleNamespace(put=_no_letters)
         directory: Any = SimpleNamespace(registry=self.registry)
         market = MarketAgent(
@@ -165,11 +169,13 @@ class SimWorker(Process):
         )  # fmt: skip
         ownership.before_flush = market.announce
         persist = PersistAgent(ownership=ownership, coherence=coherence, rounds=rounds, dead=dead, table=table)
+        await asyncio.sleep(self.trip_s())
+        await self.running()
+        # The coordinator tells them to members of old generations too.
         positions = {
             TP(topic, n): self.group.committed.get(TP(topic, n), 0) for topic in (FRAMES, WRITES) for n in self.disks
         }
-        if generation != self.group.generation:  # the coordinator answers its present members alone
-            raise PublishFailed("the group has another generation: it tells no offsets")
+        positions |= to_go_back(positions, rounds.needed())
         self.spawn(self._rounds(FRAMES, market, positions, generation))
         self.spawn(self._rounds(WRITES, persist, positions, generation))
         self.spawn(self._heartbeats(ownership, coherence))

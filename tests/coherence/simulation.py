@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from random import Random
 
 import numpy as np
+import pytest
 
+from models.cache import graves
+from models.cache import partition as entries
 from models.cache.history import Event, Violation, check, check_at_rest
 from models.cache.keys import Space, market_key
 from models.cache.timeline import Timelines
@@ -40,6 +43,8 @@ from tests.coherence.virtual import VirtualClock, VirtualLoop, virtual_time
 N_PARTITIONS = 2
 N_READERS = 3
 REST_S = 20.0  # of virtual time: deadline for everything to come to rest
+BURIED_AFTER_MS = 30
+MAX_OVERTAKEN = 5
 INSTRUMENTS = [Instrument("venue", "spot", f"C{i}-USDT", price_exp=-2, size_exp=-2) for i in range(3)]
 MARKET_KEYS = [market_key(instrument.text, TRADE) for instrument in INSTRUMENTS]
 GENERIC_KEYS = [f"{namespace}:{i}" for namespace in ("session", "api") for i in range(5)]
@@ -74,7 +79,10 @@ def simulate(seed: int) -> Outcome:
     clock = VirtualClock()
     loop = VirtualLoop(clock)
     try:
-        with virtual_time(clock):
+        with virtual_time(clock), pytest.MonkeyPatch.context() as patch:
+            # Else no run is long enough for entries to leave the disk.
+            patch.setattr(entries, "BURIED_AFTER_MS", BURIED_AFTER_MS)
+            patch.setattr(graves, "MAX_OVERTAKEN", MAX_OVERTAKEN)
             return loop.run_until_complete(_World(seed, clock).run())
     finally:
         loop.close()

@@ -165,7 +165,8 @@ class Chaos:
 
     async def _kill_reader(self) -> None:
         at = self._random.randrange(len(self._readers.running))
-        _, child = self._readers.running.pop(at)
+        name, child = self._readers.running.pop(at)
+        assert not is_gone(child.pid), f"{name} ended on its own: readers.log says why"
         os.kill(child.pid, signal.SIGKILL)
         await self._readers.add()
 

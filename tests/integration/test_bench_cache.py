@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agents.bench.cache.agree import count_violations
+from agents.bench.cache.colocated import time_rocks_reads
 from agents.bench.cache.scenario import CacheScenario
 from agents.bench.readers import ReadersScenario
 from agents.bench.site import BenchSite
@@ -24,6 +25,16 @@ async def test_redis_reads_are_counted_and_timed(make_settings: Callable[[Path],
     assert found["redis_reads_per_s"] > 10
     assert 0 < found["redis_p50_ms"] <= found["redis_p99_ms"]
     assert 0 < found["redis_cpu_us_per_read"] < 10_000
+
+
+async def test_rocksdb_beside_a_worker_is_read_and_timed(
+    make_settings: Callable[[Path], Settings], tmp_path: Path
+) -> None:
+    found = await time_rocks_reads(BenchSite(make_settings(tmp_path), tmp_path), keys=50, seconds=0.3, seed=7)
+    assert found.keys() <= CacheScenario.units.keys()
+    for kind in ("row", "entry"):
+        assert 0 < found[f"rocksdb_{kind}_p50_ns"] <= found[f"rocksdb_{kind}_p99_ns"]
+        assert 0 < found[f"rocksdb_{kind}_cpu_ns"] < 1_000_000
 
 
 async def test_tiers_that_agree_break_nothing(make_settings: Callable[[Path], Settings], tmp_path: Path) -> None:

@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from models.cache.entry import grave_version
 from models.cache.keys import Space
 from models.errors import OutcomeUnknown, WriteRefused
+from streams.cache.rocks import store_path
+from streams.cache.secondary import Secondary
 from streams.client.reader import MarketCache
 from streams.kafka.deadletter import DeadLetters
 from streams.services.worker import WorkerProcess
@@ -187,3 +190,34 @@ async def test_without_a_worker_nobody_says_what_became_of_an_increment(
     await worker.start()
     assert await one.incr("n:later") == 2
     assert one.position(Space.GENERIC, one._locate("n:later").partition) >= 0
+
+
+async def test_entries_that_nobody_can_be_given_any_more_leave_the_disk(
+    worker: WorkerProcess, caches: list[MarketCache], wait_until: WaitUntil, tmp_path: Path
+) -> None:
+    n_partitions = worker.settings.kafka.partitions
+    await caches[0].put_many({f"gone:{n}": "large" * 100 for n in range(20)})
+    await caches[0].put("kept:1", 1)
+    await caches[0].clear("gone")
+    stores = []
+    for number in range(n_partitions):
+        (tmp_path / str(number)).mkdir()
+        stores.append(Secondary(store_path(worker.settings, number), tmp_path / str(number)))
+
+    def stored(key: str) -> bytes:
+        (found,) = [data for store in stores if (data := store.entry(key)) is not None]
+        return found
+
+    async def all_are_graves() -> bool:
+        await caches[0].put_many({f"other:{n}": 1 for n in range(20)})  # barriers come with writes
+        for store in stores:
+            store.catch_up()
+        return all(grave_version(stored(f"gone:{n}")) is not None for n in range(20))
+
+    try:
+        await wait_until(all_are_graves, DEADLINE_S, "graves in place of what a floor covers")
+        assert grave_version(stored("kept:1")) is None
+    finally:
+        for store in stores:
+            store.close()
+    assert [await value_of(cache, key) for cache in caches for key in ("gone:7", "kept:1")] == [None, 1, None, 1]

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.admin.records_to_delete import RecordsToDelete
@@ -24,6 +24,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.offsets import last_offsets
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings
+from streams.topics import FRAMES
 from tests.conftest import WaitUntil
 from tests.sites import forget_keys
 from tests.workers import ask, changelog_of, marks, metric, reached, wipe
@@ -33,11 +34,15 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 DEADLINE_S = 60.0
 
 
-async def publish_some(settings: Settings, wait_until: WaitUntil) -> None:
+async def publish(settings: Settings, name: str) -> None:
     async with TickPublisher(settings) as publisher:
         for number in range(40):
-            await publisher.trade(f"x.spot.C{number}-USD", price="1", size="1", ts_event_ns=10**18)
+            await publisher.trade(f"x.spot.{name}{number}-USD", price="1", size="1", ts_event_ns=10**18)
         await publisher.flush()
+
+
+async def publish_some(settings: Settings, wait_until: WaitUntil) -> None:
+    await publish(settings, "C")
     await wait_until(reached([settings], await last_offsets(settings)), DEADLINE_S, "everything on disk")
 
 
@@ -96,6 +101,25 @@ async def test_a_changelog_that_was_emptied_ends_the_worker_with_an_error_that_s
             with pytest.raises(ServiceUnavailable, match=r"changelog was emptied"):
                 async with asyncio.timeout(DEADLINE_S):
                     await worker.start()
+
+
+async def test_what_the_group_committed_beyond_the_pages_is_read_all_the_same(
+    settings: Settings, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    """Another owner went on: a worker that woke between loading its pages and asking for offsets is told of those."""
+    async with WorkerProcess(settings, tmp_path / "log") as worker:
+        await publish_some(settings, wait_until)
+        await worker.stop()
+        await publish(settings, "D")
+        ends = await last_offsets(settings)
+        offsets = {TopicPartition(settings.topics.prefix + FRAMES, number): end + 1 for number, end in ends.items()}
+        group = settings.topics.prefix + settings.worker.id
+        async with AIOKafkaConsumer(bootstrap_servers=settings.kafka.bootstrap, group_id=group) as other:
+            other.assign(list(offsets))
+            await other.commit(offsets)
+        await worker.start()
+        await wait_until(reached([settings], ends), DEADLINE_S, "what was published while it was away")
+        assert "committed_beyond_state" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize("redis", ["lives", "forgot"])

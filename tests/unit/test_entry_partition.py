@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from models.cache.entry import StoredEntry, decode_entry, encode_grave
-from models.cache.partition import EntryChange, EntryPartition
+from models.cache.graves import MAX_OVERTAKEN
+from models.cache.partition import BURIED_AFTER_MS, EntryChange, EntryPartition
 from models.cache.version import version
 from models.cache.write import CacheWrite
 from models.market import pages
@@ -163,3 +164,54 @@ def test_what_a_barrier_took_counts_until_it_is_durable(log: Log) -> None:
     log.partition.flush()
     log.partition.saved()
     assert log.partition.unsaved == {}
+
+
+LATE_MS = NOW_MS + 5 + BURIED_AFTER_MS
+
+
+def save(log: Log) -> None:
+    log.partition.flush()
+    log.partition.saved()
+
+
+def test_an_expired_entry_is_over_once_the_log_on_disk_and_the_clock_are_long_past_its_end(log: Log) -> None:
+    stored = log("put", "app:a", value=b"\x01", ttl_ms=5).stored or b""
+    over = log.partition.over
+    save(log)
+    assert over("app:a", stored, now_ms=LATE_MS) is None, "the log may be behind"
+    log("put", "app:b", value=b"\x01", append_ms=LATE_MS)
+    assert over("app:a", stored, now_ms=LATE_MS) is None, "a replay would begin before that put"
+    save(log)
+    assert over("app:a", stored, now_ms=LATE_MS) == 0
+    assert over("app:a", stored, now_ms=LATE_MS - 1) is None, "the log's clock may be ahead"
+    log("put", "app:b", value=b"\x01", append_ms=LATE_MS - 1)
+    save(log)
+    assert over("app:a", stored, now_ms=LATE_MS) is None, "or it was, and was set back"
+
+
+def test_an_entry_below_a_floor_is_over_once_the_floor_is_on_disk(log: Log) -> None:
+    stored = log("put", "app:a", value=b"\x01").stored or b""
+    log("clear", namespace="app")
+    assert log.partition.over("app:a", stored, now_ms=NOW_MS) is None
+    save(log)
+    assert log.partition.over("app:a", stored, now_ms=NOW_MS) == 0
+    log("clear", namespace="app")
+    assert log.partition.over("app:a", stored, now_ms=NOW_MS) is None, "the newest floor, and no other is remembered"
+    newer = log("put", "app:a", value=b"\x01").stored or b""
+    save(log)
+    assert log.partition.over("app:a", newer, now_ms=NOW_MS) is None
+    assert log.partition.over("app:a", encode_grave(0), now_ms=NOW_MS) is None
+
+
+def test_what_is_buried_becomes_a_grave_of_its_version_unless_it_was_written_meanwhile(log: Log) -> None:
+    log("put", "app:a", value=b"\x01")
+    newer = log("put", "app:b", value=b"\x01")
+    log.partition.bury([("app:b", 1)])
+    save(log)
+    log.partition.bury([("app:a", 0)])
+    assert log.partition.flush() == [[(b"Eapp:a", encode_grave(0))]]
+    assert newer.stored is not None and len(log.partition.graves) == 1
+    log.partition.saved()
+    log.partition.advance(MAX_OVERTAKEN + 1)
+    save(log)
+    assert log.partition.flush() == [[(b"Eapp:a", None)]]

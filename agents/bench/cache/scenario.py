@@ -1,4 +1,4 @@
-"""Scenario `cache`: what a hit costs beside other caches, how fast Redis is read, and whether the tiers agree."""
+"""Scenario `cache`: what a hit costs beside other caches, how fast Redis and RocksDB are read, and if tiers agree."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import orjson
 from rich.console import Console
 
 from agents.bench.cache.agree import count_violations
+from agents.bench.cache.colocated import FIGURES, KINDS, metric, time_rocks_reads
 from agents.bench.cache.job import Loops, Spec
 from agents.bench.cache.ours import OURS
 from agents.bench.cache.systems import PEERS, Cache
@@ -44,6 +45,7 @@ def _units() -> dict[str, str]:
         "redis_reads_per_s": "1/s", "redis_p50_ms": "ms", "redis_p99_ms": "ms", "redis_cpu_us_per_read": "us",
         "coherence_violations": "1",
     }  # fmt: skip
+    units |= {metric(kind, figure): "ns" for kind in KINDS for figure in FIGURES}
     for name in (name for name in SYSTEMS if name not in _NAMES):
         units |= {f"{name}_hit_ns": "ns", f"{name}_miss_put_ns": "ns", f"{name}_zipf_ns": "ns"}
         units[f"{name}_zipf_hit_ratio"] = "ratio"
@@ -52,14 +54,14 @@ def _units() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class CacheScenario:
-    """Every cache in a process of its own, one after the other; then Redis with 200 tasks; then a live worker.
+    """Every cache in a process of its own, one after the other; Redis with 200 tasks; then live workers.
 
     Attributes:
         python: of the other caches' environment.
-        held: keys of the loop of hits.
+        held: keys of the loop of hits, in Redis, and of each kind in RocksDB.
         capacity: entries in the loops at capacity.
         requests: of the skewed loop, over twenty times as many keys as there is room for.
-        seconds: of Redis reads; the check of the tiers takes as long.
+        seconds: of Redis reads; the check of the tiers takes as long, and each kind of RocksDB reads.
         instruments: of the check of the tiers.
     """
 
@@ -100,6 +102,7 @@ class CacheScenario:
             else:
                 metrics |= {f"{system}_{name}": x for name, x in asdict(loops).items() if x is not None}
         metrics |= await self._redis(site)
+        metrics |= await time_rocks_reads(site, keys=self.held, seconds=self.seconds, seed=self.seed)
         broken = await count_violations(site, instruments=self.instruments, seconds=self.seconds, seed=self.seed)
         return metrics | {"coherence_violations": float(broken)}
 
@@ -171,7 +174,7 @@ def show_side_by_side(report: Report) -> None:
 @click.option("--instruments", type=click.IntRange(1, 100_000), default=100, show_default=True)
 @bench_options
 def command(held: int, capacity: int, requests: int, seconds: float, instruments: int, **common: Any) -> None:
-    """A hit in memory beside other caches, Redis reads, and a check that all tiers agree.
+    """A hit in memory beside other caches, Redis reads, RocksDB reads beside a worker, and if all tiers agree.
 
     The first use installs the other caches into an environment of their own, under services.cache_dir.
 
