@@ -75,7 +75,9 @@ class Adaptive(Generic[K]):
 
     def touch(self, key: K) -> bool:
         if key in self._sampled:
-            self._watch(key, self._sampled[key])
+            rival = self._shadows.read(key, self._sampled[key])
+            if rival is not None:
+                self._heed(rival)
         if self._live.touch(key):
             return True
         if self._old is None or key not in self._old:
@@ -154,7 +156,11 @@ class Adaptive(Generic[K]):
 
     def _watch(self, key: K, weight: int) -> None:
         rival = self._shadows.read(key, weight)
-        if rival is not None and self._old is None:
+        if rival is not None:
+            self._heed(rival)
+
+    def _heed(self, rival: int) -> None:
+        if self._old is None:
             self.switch_to(self.candidates[rival])
 
     def _hand_over_some(self, old: BoundedPolicy[K], key: K, weight: int) -> None:

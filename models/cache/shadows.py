@@ -78,11 +78,11 @@ class Shadows(Generic[K]):
 
     def read(self, key: K, weight: int) -> int | None:
         """A sampled key is read, and put where it was missed; a candidate that should lead instead, if there is one."""
-        hits = [cache.touch(key) for cache in self._caches]
+        hits = [touch(key) for touch in self._touches]
         self._until_look -= 1
         if not self._until_look:
             self._look()
-        if hits.count(True) == len(hits):
+        if False not in hits:
             return None
         for cache, hit in zip(self._caches, hits, strict=True):
             if not hit:
@@ -137,6 +137,7 @@ class Shadows(Generic[K]):
 
     def _begin(self) -> None:
         """Nothing was counted yet."""
+        self._touches = [cache.touch for cache in self._caches]
         self._leads = [0] * len(self._caches)  # hits ahead of the leader, by candidate
         self._former, self._ahead = self.leader, 0  # who led before, and how many hits the leader is ahead of it
         self._doubt = self._patience = 0.0
