@@ -1,4 +1,4 @@
-"""Cells to judge `adaptive` by: sequences of requests with a capacity, half of them to tune on and half to check.
+"""Cells to judge `adaptive` by: sequences of requests with a capacity, half of them to tune on and half to check on.
 
     python -m tests.policy_cells [FOLDER]
 
@@ -39,7 +39,7 @@ class Cell:
 
     @property
     def is_for_tuning(self) -> bool:
-        """Constants are chosen on these cells, and checked on the others."""
+        """For whoever chooses constants anew: on these cells; the others are there to check."""
         return crc32(self.name.encode()) % 2 == 0
 
     def hit_ratio(self, policy: str) -> float:
