@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from math import inf
 from typing import Generic
 
 from models.cache.policy import BoundedPolicy, Capacity, K
@@ -55,6 +56,7 @@ class Shadows(Generic[K]):
         self._capacity = capacity
         self._caches = [candidate(capacity.share(self.rate)) for candidate in candidates]
         self._n_safe = n_safe
+        self._unthinned: list[int] = []  # shadows that still hold keys of the larger sample
         self._doubt: float  # doublings of the lead that is asked
         self._patience: float  # sampled reads until there may be a change
         self._begin()
@@ -117,15 +119,25 @@ class Shadows(Generic[K]):
         self._begin()
 
     def thin(self) -> None:
-        """Halve the sample once it is larger than it need be: how many entries a weight allows is seen only then."""
+        """Halve the sample once it is larger than it need be: how many entries a weight allows is seen only then.
+
+        One shadow at a call, some 2 ms; until all are done there is no verdict.
+        """
+        if self._unthinned:
+            i = self._unthinned.pop()
+            self._caches[i] = self._thinned(self._caches[i])
+            self._touches[i] = self._caches[i].touch
+            if not self._unthinned:
+                self._begin()
+            return
         rate = _rate(int(len(self.weights) / self.rate))
         if rate >= self.rate:
             return
         self.rate = rate
         for key in [key for key in self.weights if not self.samples(key)]:
             del self.weights[key]
-        self._caches = [self._thinned(cache) for cache in self._caches]
-        self._begin()
+        self._unthinned = list(range(len(self._caches)))
+        self._patience = inf
 
     def _thinned(self, cache: BoundedPolicy[K]) -> BoundedPolicy[K]:
         thinner = type(cache)(self._capacity.share(self.rate))

@@ -307,6 +307,8 @@ def test_a_small_cache_that_turns_out_to_be_large_follows_no_longer() -> None:
         policy.put(key, 10)
     check_whole(policy)
     assert policy._old is None and len(policy) == 1100
+    assert not policy._shadows._unthinned
+    assert len(policy._shadows.model) == len(policy._sampled) < 700
 
 
 @pytest.mark.parametrize("n", [1000, 1100])  # all keys sampled, and half of them
