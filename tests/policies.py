@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from models.cache.adaptive import Adaptive
+from models.cache.follower import Follower
 from models.cache.lfu import LFU
 from models.cache.lirs import _HIR as HIR
 from models.cache.lirs import _LIR as LIR
@@ -39,7 +40,7 @@ def _check_accounts(policy: BoundedPolicy[int]) -> None:
         case LFU():
             _check_lfu(policy)
         case other:
-            assert isinstance(other, LRU)
+            assert isinstance(other, LRU | Follower)
 
 
 def _check_queues(policy: S3FIFO[int] | TinyLFU[int]) -> None:
@@ -91,6 +92,12 @@ def _check_lfu(policy: LFU[int]) -> None:
     assert sorted(seen) == sorted(policy._slots) == sorted(policy._bucket_of)
 
 
+def _check_follower(policy: Follower[int]) -> None:
+    """Whom the model does not hold is known, and leaves first."""
+    model = policy._model
+    assert {key for key in policy if key not in model} <= policy._strays.keys() <= set(policy)
+
+
 def _check_adaptive(policy: Adaptive[int]) -> None:
     parts = [policy._live] if policy._old is None else [policy._live, policy._old]
     for part in parts:
@@ -98,10 +105,16 @@ def _check_adaptive(policy: Adaptive[int]) -> None:
     assert len(parts) == 1 or not policy._live._slots.keys() & parts[1]._slots.keys()
     shadows = policy._shadows
     assert shadows.weights == {key: part.weight_of(key) for part in parts for key in part if shadows.samples(key)}
-    assert policy.candidates[shadows.leader] is type(policy._live)
-    for cache in shadows._caches:
+    assert policy.live == shadows.model.name
+    if policy._follower is None:
+        assert policy.candidates[shadows.leader] is type(policy._live)
+    else:
+        assert policy._live is policy._follower and policy._follower._model is shadows.model
+        _check_follower(policy._follower)
+        assert shadows.rate == 1 and policy._old is None
+    for i, cache in enumerate(shadows._caches):
         check_whole(cache)
-        assert all(shadows.samples(key) for key in cache)
+        assert i in shadows._unthinned or all(shadows.samples(key) for key in cache)
 
 
 def _check_ttl(policy: TTL[int]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import ClassVar, Generic
 
+from models.cache.follower import Follower
 from models.cache.lirs import LIRS
 from models.cache.lru import LRU
 from models.cache.policy import BoundedPolicy, Capacity, K, Listener, Reason
@@ -14,6 +15,7 @@ from models.cache.shadows import Shadows
 from models.cache.tinylfu import TinyLFU
 
 _COLD_RATIO = 0.1  # of the keys that are handed over: the coldest, which get a beginner's place
+_N_SAFE = 2  # of the candidates: S3-FIFO and LRU
 _STEPS = 16  # keys handed over a put: 100,000 entries take some 6,000 misses instead of one long stop
 
 
@@ -22,7 +24,8 @@ class Adaptive(Generic[K]):
 
     Of the dozen policies that were compared no four come closer to the best one for each workload: LRU for recency that
     shifts, LIRS for loops and scans, W-TinyLFU for steady popularity, S3-FIFO for what is mixed. At a switch the
-    entries stay: they are handed to the new policy with their rank, a few at each put, and count as hits meanwhile.
+    entries stay. Where all keys are sampled, because there are few, the cache follows the leader's shadow; elsewhere
+    they are handed to the new policy with their rank, a few at each put, and count as hits meanwhile.
 
     Costs two calls and a table look-up more a hit than the policy inside, and the shadows' work on sampled keys.
 
@@ -37,17 +40,22 @@ class Adaptive(Generic[K]):
         self.candidates: tuple[type[BoundedPolicy[K]], ...] = (S3FIFO, LRU, LIRS, TinyLFU)
         self.capacity = capacity
         self._listener = listener
-        self._live: BoundedPolicy[K] = self.candidates[0](capacity, self._left)
+        self._shadows: Shadows[K] = Shadows(self.candidates, capacity, _N_SAFE)
+        self._follower: Follower[K] | None = None
+        self._live: BoundedPolicy[K]
+        if self._shadows.rate == 1:
+            self._live = self._follower = Follower(capacity, self._shadows.model, self._left)
+        else:
+            self._live = self.candidates[0](capacity, self._left)
         self._old: BoundedPolicy[K] | None = None  # what is still to be handed over
         self._n_cold: int = 0  # how many of it count as cold
-        self._shadows: Shadows[K] = Shadows(self.candidates, capacity)
         self._sampled: dict[K, int] = self._shadows.weights  # the same table, one step nearer
         self.n_switches: int = 0
 
     @property
     def live(self) -> str:
         """Name of the policy that decides now."""
-        return self._live.name
+        return self.candidates[self._shadows.leader].name
 
     @property
     def weight(self) -> int:
@@ -67,7 +75,9 @@ class Adaptive(Generic[K]):
 
     def touch(self, key: K) -> bool:
         if key in self._sampled:
-            self._watch(key)
+            rival = self._shadows.read(key, self._sampled[key])
+            if rival is not None:
+                self._heed(rival)
         if self._live.touch(key):
             return True
         if self._old is None or key not in self._old:
@@ -78,6 +88,8 @@ class Adaptive(Generic[K]):
     def put(self, key: K, weight: int = 1) -> bool:
         if self._old is not None:
             self._hand_over_some(self._old, key, weight)
+        elif self._follower is not None and 1 <= weight <= self.capacity.max_weight:
+            return self._put_as_followed(self._follower, key, weight)
         is_new = key not in self._live
         if not self._live.put(key, weight):
             return False
@@ -86,10 +98,24 @@ class Adaptive(Generic[K]):
                 self._sampled[key] = weight
                 self._shadows.thin()
                 if key in self._sampled:
-                    self._watch(key)
+                    self._watch(key, weight)
         elif key in self._sampled:
             self._sampled[key] = weight
             self._shadows.reweigh(key, weight)
+        return True
+
+    def _put_as_followed(self, follower: Follower[K], key: K, weight: int) -> bool:
+        """The shadows hear of it first: who leaves here is whom the leader's let go."""
+        if key in follower:
+            self._shadows.reweigh(key, weight)
+        else:
+            self._watch(key, weight)
+        follower.put(key, weight)
+        self._sampled[key] = weight
+        self._shadows.thin()
+        if self._shadows.rate < 1:
+            self._follower = None
+            self._hand_over_to(self.candidates[self._shadows.leader])
         return True
 
     def remove(self, key: K) -> bool:
@@ -105,7 +131,9 @@ class Adaptive(Generic[K]):
         self._live.clear()
 
     def switch_to(self, candidate: type[BoundedPolicy[K]]) -> None:
-        """Let this one of `candidates` decide from now on; no entry leaves. O(1), unless another switch is under way.
+        """Let this one of `candidates` decide from now on; no entry leaves.
+
+        O(1), unless another switch is under way; O(keys) where there are few.
 
         Raises:
             ValueError: it is none of them.
@@ -113,16 +141,26 @@ class Adaptive(Generic[K]):
         leader = self.candidates.index(candidate)
         if leader == self._shadows.leader:
             return
+        self._shadows.follow(leader)
+        self.n_switches += 1
+        if self._follower is not None:
+            self._follower.follow(self._shadows.model)
+        else:
+            self._hand_over_to(candidate)
+
+    def _hand_over_to(self, candidate: type[BoundedPolicy[K]]) -> None:
         if self._old is not None:
             self._move(self._old, len(self._old))
         self._old, self._live = self._live, candidate(self.capacity, self._left)
         self._n_cold = int(len(self._old) * _COLD_RATIO)
-        self._shadows.follow(leader)
-        self.n_switches += 1
 
-    def _watch(self, key: K) -> None:
-        rival = self._shadows.read(key, self._sampled[key])
-        if rival is not None and self._old is None:
+    def _watch(self, key: K, weight: int) -> None:
+        rival = self._shadows.read(key, weight)
+        if rival is not None:
+            self._heed(rival)
+
+    def _heed(self, rival: int) -> None:
+        if self._old is None:
             self.switch_to(self.candidates[rival])
 
     def _hand_over_some(self, old: BoundedPolicy[K], key: K, weight: int) -> None:

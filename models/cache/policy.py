@@ -196,6 +196,10 @@ class BoundedPolicy(ABC, Generic[K]):
         for key, slot in gone.items():
             self._tell(key, slot.weight, Reason.CLEARED)
 
+    def listen(self, listener: Listener[K] | None) -> None:
+        """Tell this one from now on instead of the one that was told until now."""
+        self._listener = listener
+
     def weight_of(self, key: K) -> int:
         """Raises: KeyError, the key is not there."""
         return self._slots[key].weight

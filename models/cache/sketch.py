@@ -36,11 +36,11 @@ class FrequencySketch:
         mixed = hash(key) * _MIX & _MASK
         i, j = mixed >> 40 & self._mask, mixed >> 16 & self._mask
         first, second = self._first[i], self._second[j]
-        if first < _MAX_COUNT:
-            self._first[i] = first + 1
-        if second < _MAX_COUNT:
-            self._second[j] = second + 1
         if first < _MAX_COUNT or second < _MAX_COUNT:  # a key that is at its limit hurries no fading
+            if first < _MAX_COUNT:
+                self._first[i] = first + 1
+            if second < _MAX_COUNT:
+                self._second[j] = second + 1
             self._met += 1
             if self._met >= _SAMPLE * self._n_keys:
                 self._fade()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from models.cache.simulate import simulate
@@ -25,7 +26,7 @@ TRACES = {
 _TOLERANCE = 0.3  # points
 _OF_BELADY = 0.90  # mean over traces on which the optimum hits more than a fifth
 
-HitRatio = Callable[[str, str], float]
+HitRatio = Callable[..., float]  # trace, policy; part of the keys that is the capacity, most requests
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +48,11 @@ def hit_ratio(folder: Path) -> HitRatio:
         return read_trace(folder / file, form, limit=n)
 
     @cache
-    def ratio(name: str, policy: str) -> float:
+    def ratio(name: str, policy: str, share: float = 0.1, limit: int | None = None) -> float:
         read = trace(name)
-        entries = read.unique // 10
-        return 100 * simulate(policy, read.keys, entries, ttl_requests=10 * entries).hit_ratio
+        keys = read.keys[:limit]
+        entries = int((read.unique if limit is None else len(np.unique(keys))) * share)
+        return 100 * simulate(policy, keys, entries, ttl_requests=10 * entries).hit_ratio
 
     return ratio
 
@@ -67,6 +69,13 @@ def test_policies_give_the_figures_of_reference_simulators(name: str, hit_ratio:
 def test_adaptive_is_never_a_point_below_s3fifo_or_lru(name: str, hit_ratio: HitRatio) -> None:
     adaptive = hit_ratio(name, "adaptive")
     assert adaptive > max(hit_ratio(name, "s3fifo"), hit_ratio(name, "lru")) - 1
+
+
+@pytest.mark.parametrize(("name", "share"), [("sprite", 0.05), ("w106", 0.01), ("web07", 0.001), ("multi1", 0.2)])
+def test_nor_is_it_where_leaders_take_turns(name: str, share: float, hit_ratio: HitRatio) -> None:
+    """Flapping, or staying with what was best while the cache filled, cost 1.0 to 1.3 points in the first three."""
+    adaptive, s3fifo, lru = (hit_ratio(name, policy, share, 250_000) for policy in ("adaptive", "s3fifo", "lru"))
+    assert adaptive > max(s3fifo, lru) - 1
 
 
 def test_adaptive_reaches_nine_tenths_of_the_optimum(hit_ratio: HitRatio) -> None:
