@@ -50,9 +50,9 @@ async def windows_of(settings: Settings, text: str) -> list[tuple[int, int, int,
     found = []
     for record in await records(settings, WINDOWS, settings.kafka.partitions):
         frame: WindowFrame = decode_windows(record.value)
-        assert record.partition == partition_of(text, settings.kafka.partitions)
         for row in frame.windows:
             if frame.instruments["hash"][row["instrument_id"]] == instrument_hash(text):
+                assert record.partition == partition_of(text, settings.kafka.partitions)
                 length, count = divmod(int(row["interval_count"]), 1 << COUNT_BITS)
                 found.append((length, int(row["start_ns"]) // SECOND_NS - START, int(row["close"]), count))
     return found
