@@ -81,6 +81,8 @@ class PageTable(Table):  # type: ignore[misc]
         """
         found, size = [], 0
         for key, value in scan(self.data.db(partition), start):
+            if key.startswith(b"__"):  # ours and Faust's own notes, behind all pages
+                break
             found.append((key, pages.split_token(value)[1]))
             size += len(value)
             if len(found) >= n_pages or size >= max_bytes:

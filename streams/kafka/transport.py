@@ -103,6 +103,7 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
             event(log, "committed_beyond_state", level=logging.WARNING, partitions=sorted(back))
             await self.seek_wait(back)
             self._read_offset.update(back)
+            self._committed_offset.update(back)  # else nothing is made durable before something newer comes
 
     async def _drain_messages(self, fetcher: Any) -> None:
         try:

@@ -40,6 +40,7 @@ def table(tmp_path: Path) -> Iterator[Any]:
     store = WorkerStore(replace(settings, worker=replace(settings.worker, data_dir=str(tmp_path))), 0)
     store.barrier(0, {key: encode_entry(0, StoredEntry(None, (), b"\x01")) for key in KEYS})
     store.db[pages.rows_key(1, 0)] = pages.with_token(1, b"another page behind them")
+    store.db[b"__a note that is no page"] = b"7"
     yield Table(store)
     store.close()
 
@@ -83,6 +84,10 @@ async def test_a_turn_is_repeated_only_when_more_is_durable(table: Any, owned: O
     owned.entries.saved()
     again = [await over(table, owned) for _ in range(8)]
     assert {key for stretch in again for key in stretch} == KEYS
+
+
+async def test_notes_behind_all_pages_are_no_pages(table: Any) -> None:
+    assert [key for key, _ in table.pages_from(0, pages.ROWS, 10, 1 << 20)] == [pages.rows_key(1, 0)]
 
 
 async def test_a_partition_that_was_revoked_meanwhile_is_not_looked_at(owned: OwnedPartition) -> None:
