@@ -101,29 +101,22 @@ class RedisTier:
         return f"{type(self).__name__}({len(self._waiting)} waiting, {len(self._tasks)} requests under way)"
 
     async def open(self) -> None:
-        """Nothing: it connects when it is first used."""
+        """It connects when it is first used."""
+        self._loop = asyncio.get_running_loop()  # asked with each read it costs a system call
 
     def read(self, at: Location, view: PartitionView) -> asyncio.Future[Held]:
         """See `Tier.read`. Raises: ServiceUnavailable when there is no answer in time."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Held] = loop.create_future()
+        future: asyncio.Future[Held] = self._loop.create_future()
         self._ask(at, view, future)
-        if not self._kicked:
-            self._kicked = True
-            loop.call_soon(self._kick)
         return future
 
     async def read_many(self, asked: Sequence[Asked]) -> list[Answer]:
         """See `Tier.read_many`."""
         if not asked:
             return []
-        loop = asyncio.get_running_loop()
-        many = _Many(len(asked), loop.create_future())
+        many = _Many(len(asked), self._loop.create_future())
         for n, (at, view) in enumerate(asked):
             self._ask(at, view, _Share(many, n))
-        if not self._kicked:
-            self._kicked = True
-            loop.call_soon(self._kick)
         await many.done
         for answer in many.answers:
             if isinstance(answer, Exception) and not isinstance(answer, MarketPrismError):
@@ -161,6 +154,9 @@ class RedisTier:
             self._waiting[at.redis_key] = Waiting(at, view, [reader])
         else:
             waiting.readers.append(reader)
+        if not self._kicked:
+            self._kicked = True
+            self._loop.call_soon(self._kick)
 
     def _kick(self) -> None:
         self._kicked = False
