@@ -43,7 +43,7 @@ from streams.settings import Settings
 _RETRY_S = 0.05
 _MS = 1_000_000
 _PLACES = 65_536  # keys whose place is remembered, so that it is not worked out again for each read of a tier
-_PLACE_BYTES = 600  # 380 to 580 were measured, for keys of 12 to 110 characters
+PLACE_BYTES = 600  # 380 to 580 were measured, for keys of 12 to 110 characters
 _PLACES_RATIO = 0.1  # of the memory tier's bytes, which they are counted in
 
 
@@ -110,10 +110,10 @@ class MarketCache(DependentWrites):
         ring = max(1, settings.reader.floor_ring // n_partitions)
         self._views = {(space, p): PartitionView(ring) for space in Space for p in range(n_partitions)}
         place = partial(locate, prefix=settings.topics.prefix, n_partitions=n_partitions)
-        n_places = min(_PLACES, int(settings.reader.memory_bytes * _PLACES_RATIO) // _PLACE_BYTES)
+        n_places = min(_PLACES, int(settings.reader.memory_bytes * _PLACES_RATIO) // PLACE_BYTES)
         self._locate = lru_cache(maxsize=n_places)(place)
         self._memory = Memory(
-            settings.reader.memory_bytes - n_places * _PLACE_BYTES,
+            settings.reader.memory_bytes - n_places * PLACE_BYTES,
             policy=settings.reader.policy,
             clock=clock,
             on_evict=on_evict,
