@@ -115,7 +115,7 @@ class Exchange:
         self._redis = redis
         self._connection: Any = None
         self._wire: _Wire | None = None
-        self._turn = asyncio.Lock()  # of who connects
+        self._connecting: asyncio.Task[_Wire] | None = None
 
     async def __call__(self, commands: Sequence[Sequence[EncodableT | PackedKeys]]) -> list[Any]:
         """Replies in the order of the commands; an error that Redis answers is the reply of its command.
@@ -124,6 +124,8 @@ class Exchange:
             RedisError, OSError, TimeoutError: the connection failed, or the server is not ready; what was done is not
                 known.
         """
+        if not commands:
+            return []
         packed = b"".join([part for command in commands for part in packed_command(command)])
         return await self.send(packed, len(commands))
 
@@ -139,17 +141,30 @@ class Exchange:
         return replies
 
     async def _connected(self) -> _Wire:
-        """Raises: RedisError, OSError, TimeoutError."""
-        async with self._turn:
-            if self._wire is None or self._wire.broken:
-                if self._connection is None:
-                    pool: Any = self._redis.connection_pool
-                    self._connection = await pool.get_connection()
-                else:
-                    await self._connection.disconnect(nowait=True)
-                    await self._connection.connect()
-                self._wire = _Wire(self._connection)
-            return self._wire
+        """All who come while it is being made share the connection, or why there is none: a server that says nothing
+        holds each of them for one timeout.
+
+        Raises: RedisError, OSError, TimeoutError.
+        """
+        if self._connecting is None:
+            self._connecting = asyncio.ensure_future(self._connect())
+            self._connecting.add_done_callback(self._came)
+        return await asyncio.shield(self._connecting)
+
+    async def _connect(self) -> _Wire:
+        if self._connection is None:
+            pool: Any = self._redis.connection_pool
+            self._connection = await pool.get_connection()
+        else:
+            await self._connection.disconnect(nowait=True)
+            await self._connection.connect()
+        self._wire = _Wire(self._connection)
+        return self._wire
+
+    def _came(self, connecting: asyncio.Task[_Wire]) -> None:
+        self._connecting = None
+        if not connecting.cancelled():
+            connecting.exception()  # seen: perhaps nobody waits any more
 
 
 def packed_command(command: Sequence[EncodableT | PackedKeys]) -> list[bytes]:

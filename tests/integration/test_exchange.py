@@ -13,10 +13,11 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from streams.cache.connect import connect_redis
 from streams.cache.exchange import Exchange
-from streams.settings import Settings
+from streams.settings import RedisSettings, Settings
 from tests.conftest import WaitUntil
 
 pytestmark = pytest.mark.integration
@@ -99,6 +100,19 @@ async def test_a_connection_that_broke_is_made_anew_by_the_next_batch(line: Line
     with pytest.raises(RedisConnectionError, match="closed"):
         await held
     assert await line.ask("CLIENT", "ID") != number
+
+
+async def test_who_waits_for_the_same_connection_fails_with_it() -> None:
+    """Not one after the other, each after a timeout of its own."""
+    silent = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1")
+    async with silent:
+        url = f"redis://127.0.0.1:{silent.sockets[0].getsockname()[1]}/0"
+        async with aclosing(connect_redis(RedisSettings(url=url, timeout_s=0.1))) as redis:
+            exchange = Exchange(redis)
+            asked = [exchange([("ECHO", "x")]) for _ in range(5)]
+            failures = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(failures[0], RedisTimeoutError)
+    assert all(failure is failures[0] for failure in failures)
 
 
 async def test_user_password_and_database_of_the_address_are_the_connections(settings: Settings, line: Line) -> None:
