@@ -56,8 +56,8 @@ class Unknown(Enum):
 UNKNOWN: Final = Unknown.UNKNOWN  # looking it up in the class costs a tenth of a hit
 
 
-class Entry(msgspec.Struct, frozen=True):
-    """One answer.
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """One answer. The garbage collector does not know of it: do not put an entry into its own value.
 
     Attributes:
         key: as it was asked for.
