@@ -62,10 +62,16 @@ class PartitionView:
         """Whether a tier's answer that was right as of this version is new enough for the reader (rule 9)."""
         return as_of >= self.floors.floor(subject)
 
-    def saw(self, subject: Hashable, version: int) -> None:
-        """The reader was given this version of a key; it may not be given an older one afterwards."""
-        if version > self.position:
-            self.floors.note(subject, version)
+    def accept(self, subject: Hashable, as_of: int, given: int) -> bool:
+        """Whether the view admits an answer that was right as of a version. The reader is then given the version
+        `given` of the key, and may not be given an older one afterwards.
+        """
+        floor = self.floors.floor(subject)
+        if as_of < floor:
+            return False
+        if given > floor and given > self.position:
+            self.floors.note(subject, given)
+        return True
 
     def keeps(self, as_of: int, namespace: str, tags: Iterable[str]) -> bool:
         """Whether a generic entry that was right as of a version still stands against the groups heard since."""

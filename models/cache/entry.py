@@ -9,7 +9,7 @@ import msgspec
 from models.cache import version as versions
 
 
-class StoredEntry(msgspec.Struct, frozen=True, array_like=True):
+class StoredEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """msgpack `[expires_at_ms or nil, [tags], value bytes]`.
 
     Attributes:
@@ -35,9 +35,11 @@ def encode_entry(version: int, entry: StoredEntry) -> bytes:
 
 def decode_entry(data: bytes) -> tuple[int, StoredEntry] | None:
     """Version and entry; None for bytes that are neither: such an entry is a miss, not an error."""
+    if len(data) < _VERSION_BYTES:
+        return None
     try:
-        return versions.from_bytes(data), _DECODER.decode(memoryview(data)[8:])
-    except (msgspec.DecodeError, ValueError):
+        return int.from_bytes(data[:_VERSION_BYTES], "big", signed=True), _DECODER.decode(data[_VERSION_BYTES:])
+    except (msgspec.DecodeError, ValueError):  # the latter for tags that are no UTF-8
         return None
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
+
+import msgspec
 
 from models.errors import InvalidInstrument, InvalidKey
 from models.market.facets import FACETS, facet_number
@@ -29,9 +31,10 @@ class Space(Enum):
     MARKET = "md"  # md.frames.v1
     GENERIC = "cache"  # cache.writes.v1
 
+    __hash__ = object.__hash__  # in C: each read looks up what is known of its partition by space and number
 
-@dataclass(frozen=True, slots=True)
-class Key:
+
+class Key(msgspec.Struct, frozen=True, gc=False):
     """One key, checked.
 
     Attributes:
@@ -77,11 +80,10 @@ def parse_key(text: str) -> Key:
         parse(instrument)
     except InvalidInstrument as exc:
         raise InvalidKey(f"key {text!r}: {exc.args[0]}") from exc
-    return Key(text, Space.MARKET, instrument, namespace, instrument_hash(instrument), facet)
+    return Key(text, Space.MARKET, instrument, MARKET_NAMESPACE, instrument_hash(instrument), facet)
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(msgspec.Struct, frozen=True, gc=False):
     """Where a key lies: worked out once a key, because murmur2 in Python costs more than a read from memory.
 
     Attributes:
@@ -109,6 +111,7 @@ def market_key(instrument: str, facet: int) -> str:
     return f"{MARKET_NAMESPACE}:{instrument}:{FACETS[facet]}"
 
 
+@lru_cache(maxsize=1024)
 def stem(prefix: str, space: Space, partition: int) -> str:
     """What all Redis keys of one partition start with; the braces are Redis Cluster's hash tag."""
     return f"{prefix}{space.value}:{{p{partition}}}:"
@@ -130,6 +133,7 @@ def facet_key(prefix: str, facet: int, instrument: str, partition: int) -> bytes
     return f"{stem(prefix, Space.MARKET, partition)}{instrument}:{FACETS[facet]}".encode()
 
 
+@lru_cache(maxsize=1024)  # one object a partition: each place has it
 def mark_key(prefix: str, space: Space, partition: int) -> bytes:
     return (stem(prefix, space, partition) + MARK).encode()
 

@@ -65,6 +65,13 @@ def unpack_row(data: bytes) -> Row | None:
     return unpack_body(int.from_bytes(data[:8], "big"), data[8:])
 
 
+def row_version(data: bytes, facet: int) -> int | None:
+    """The version of a row of this facet; None for bytes that are no such row."""
+    if len(data) != ROW_BYTES or data[_FACET_AT + 8] != facet or facet >= facets.N_ROW_FACETS:
+        return None
+    return int.from_bytes(data[:8], "big")
+
+
 def unpack_body(version: int, body: bytes) -> Row:
     """The row of this version whose other 72 bytes are these."""
     ts_event, ts_recv, *values, price_exp, size_exp, facet = _ROW.unpack(body)

@@ -14,7 +14,7 @@ from models.cache.entry import decode_entry
 from models.cache.invalidation import NO_ROW
 from models.cache.keys import Location, Space
 from models.cache.mark import Mark
-from models.cache.rows import Value, as_people_see, carried_facet, carried_version, unpack_body, unpack_row
+from models.cache.rows import Value, as_people_see, carried_facet, carried_version, row_version, unpack_body
 from models.cache.version import NOTHING
 from models.market.facets import BOOK
 
@@ -30,8 +30,9 @@ _LEVEL = 220  # a price and a size as a pair of texts
 _OBJECT = 64  # a bytes object, or a tuple, without what is in it
 
 
-class Held(msgspec.Struct):
-    """One entry as held.
+class Held(msgspec.Struct, gc=False):
+    """One entry as held. Nothing in it leads back to it, so the garbage collector need not know of it: thousands are
+    held, and a full collection stops all readers.
 
     Attributes:
         at: the key and where it lies.
@@ -100,7 +101,7 @@ class Held(msgspec.Struct):
     def cost_bytes(self) -> int:
         """Cost in memory, rather too high than too low; a row's stays as it is when it is renewed or read."""
         at, key = self.at, self.at.key
-        cost = _ENTRY + getsizeof(key.text) + len(at.redis_key) + len(at.mark_key) + 2 * _OBJECT
+        cost = _ENTRY + getsizeof(key.text) + len(at.redis_key) + _OBJECT
         if key.space is Space.MARKET:
             if key.facet != BOOK:
                 return cost + _MARKET + len(key.kafka_key) + _SHOWN
@@ -114,19 +115,17 @@ class Held(msgspec.Struct):
 
 def held_value(at: Location, view: PartitionView, mark: Mark, data: bytes | None) -> Held:
     """A row or a generic value as of a mark; what is absent, undecodable or below a floor of its groups is a miss."""
-    key = at.key
-    held = Held(at, view, as_of=mark.version, watermark_ns=mark.watermark_ns)
+    held = Held(at, view, NOTHING, mark.version, mark.watermark_ns)
     if data is None:
         return held
-    if key.space is Space.MARKET:
-        row = unpack_row(data)
-        if row is not None and row.facet == key.facet:
-            held.version, held.row = row.version, data[8:]
-    else:
-        decoded = decode_entry(data)
-        if decoded is not None and view.groups.exists(decoded[0], key.namespace, decoded[1].tags):
-            held.version, stored = decoded
-            held.tags, held.expires_at_ms = stored.tags, stored.expires_at_ms
+    key = at.key
+    if key.facet >= 0:
+        if (version := row_version(data, key.facet)) is not None:
+            held.version, held.row = version, data[8:]
+    elif (decoded := decode_entry(data)) is not None:
+        version, stored = decoded
+        if version >= view.groups.newest or view.groups.exists(version, key.namespace, stored.tags):
+            held.version, held.tags, held.expires_at_ms = version, stored.tags, stored.expires_at_ms
             held.take(stored.value)
     return held
 

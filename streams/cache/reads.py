@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
+import hiredis
+import msgspec
 from redis.asyncio import Redis, RedisCluster
 
 from models.cache import version as versions
@@ -16,6 +18,7 @@ from models.cache.mark import unpack_mark
 from models.errors import MarketPrismError, ServiceUnavailable
 from models.market.facets import BOOK
 from streams.cache.connect import redis_errors
+from streams.cache.exchange import Exchange
 from streams.cache.held import Held, held_book, held_value
 from streams.cache.tier import Answer, Asked
 
@@ -23,23 +26,55 @@ _MAX_KEYS = 512  # of one MGET; more block the loop for milliseconds
 _MAX_IN_FLIGHT = 2  # while they are under way the next reads gather, so a slow server gets fewer and larger requests
 
 
-class Waiting:
+class _Many:
+    """The answers of one `read_many`, and who waits for all of them."""
+
+    __slots__ = ("answers", "done", "left")
+
+    def __init__(self, n: int, done: asyncio.Future[None]) -> None:
+        self.answers: list[Any] = [None] * n
+        self.left = n
+        self.done = done
+
+    def put(self, at: int, answer: Held | Exception) -> None:
+        self.answers[at] = answer
+        self.left -= 1
+        if not self.left and not self.done.done():
+            self.done.set_result(None)
+
+
+class _Share(msgspec.Struct, gc=False):
+    """One key of a `read_many`, answered as a future is."""
+
+    many: _Many
+    at: int
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, held: Held) -> None:
+        self.many.put(self.at, held)
+
+    def set_exception(self, failure: Exception) -> None:
+        self.many.put(self.at, failure)
+
+
+class Waiting(msgspec.Struct, gc=False):
     """A key that is asked for, and who waits for it: a future a reader, so one that gives up harms no other."""
 
-    __slots__ = ("at", "futures", "view")
-
-    def __init__(self, at: Location, view: PartitionView, future: asyncio.Future[Held]) -> None:
-        self.at, self.view, self.futures = at, view, [future]
+    at: Location
+    view: PartitionView
+    readers: list[asyncio.Future[Held] | _Share]
 
     def answer(self, held: Held) -> None:
-        for future in self.futures:
-            if not future.done():
-                future.set_result(held)
+        for reader in self.readers:
+            if not reader.done():
+                reader.set_result(held)
 
     def fail(self, failure: Exception) -> None:
-        for future in self.futures:
-            if not future.done():
-                future.set_exception(failure)
+        for reader in self.readers:
+            if not reader.done():
+                reader.set_exception(failure)
 
 
 class RedisTier:
@@ -55,6 +90,7 @@ class RedisTier:
 
     def __init__(self, redis: Redis | RedisCluster, *, url: str, prefix: str = "") -> None:
         self._redis: Any = redis
+        self._exchange = Exchange(redis)  # type: ignore[arg-type]  # a cluster's tier does not use it
         self._url = url
         self._prefix = prefix
         self._waiting: dict[bytes, Waiting] = {}  # by Redis key
@@ -65,29 +101,27 @@ class RedisTier:
         return f"{type(self).__name__}({len(self._waiting)} waiting, {len(self._tasks)} requests under way)"
 
     async def open(self) -> None:
-        """Nothing: it connects when it is first used."""
+        """It connects when it is first used."""
+        self._loop = asyncio.get_running_loop()  # asked with each read it costs a system call
 
     def read(self, at: Location, view: PartitionView) -> asyncio.Future[Held]:
         """See `Tier.read`. Raises: ServiceUnavailable when there is no answer in time."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Held] = loop.create_future()
-        waiting = self._waiting.get(at.redis_key)
-        if waiting is None:
-            self._waiting[at.redis_key] = Waiting(at, view, future)
-        else:
-            waiting.futures.append(future)
-        if not self._kicked:
-            self._kicked = True
-            loop.call_soon(self._kick)
+        future: asyncio.Future[Held] = self._loop.create_future()
+        self._ask(at, view, future)
         return future
 
     async def read_many(self, asked: Sequence[Asked]) -> list[Answer]:
         """See `Tier.read_many`."""
-        answers = await asyncio.gather(*(self.read(at, view) for at, view in asked), return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException) and not isinstance(answer, MarketPrismError):
+        if not asked:
+            return []
+        many = _Many(len(asked), self._loop.create_future())
+        for n, (at, view) in enumerate(asked):
+            self._ask(at, view, _Share(many, n))
+        await many.done
+        for answer in many.answers:
+            if isinstance(answer, Exception) and not isinstance(answer, MarketPrismError):
                 raise answer
-        return answers  # type: ignore[return-value]  # all others were raised
+        return many.answers
 
     async def probe(self) -> None:
         """One mark. Raises: ServiceUnavailable."""
@@ -114,6 +148,15 @@ class RedisTier:
             one.fail(ServiceUnavailable(f"the {self.name} tier was closed"))
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._redis.aclose()
+
+    def _ask(self, at: Location, view: PartitionView, reader: asyncio.Future[Held] | _Share) -> None:
+        if (waiting := self._waiting.get(at.redis_key)) is None:
+            self._waiting[at.redis_key] = Waiting(at, view, [reader])
+        else:
+            waiting.readers.append(reader)
+        if not self._kicked:
+            self._kicked = True
+            self._loop.call_soon(self._kick)
 
     def _kick(self) -> None:
         self._kicked = False
@@ -150,12 +193,15 @@ class RedisTier:
             await self.load_floors(partition, view)
         for waiting in behind:  # a group was deleted that this reader has not heard of: once more, with its floor
             if (other := self._waiting.setdefault(waiting.at.redis_key, waiting)) is not waiting:
-                other.futures += waiting.futures
+                other.readers += waiting.readers
 
     async def _fetch(self, batch: list[Waiting]) -> list[Waiting]:
         """One MGET of keys that are no books. Returns: those whose view lacks floors that the tier has."""
         mark_keys = list(dict.fromkeys([waiting.at.mark_key for waiting in batch]))
-        values: list[Any] = await self._redis.mget([*mark_keys, *(waiting.at.redis_key for waiting in batch)])
+        packed = hiredis.pack_command((b"MGET", *mark_keys, *[waiting.at.redis_key for waiting in batch]))  # type: ignore[arg-type]
+        (values,) = await self._exchange.send(packed, 1)
+        if isinstance(values, Exception):
+            raise values
         return answered(batch, mark_keys, values)
 
     async def _fetch_books(self, batch: list[Waiting]) -> None:
@@ -180,6 +226,9 @@ def answered(batch: Sequence[Waiting], mark_keys: Sequence[bytes], values: Seque
         at, view, mark = waiting.at, waiting.view, marks[waiting.at.mark_key]
         if mark.floors > view.groups_version and at.key.space is Space.GENERIC:
             behind.append(waiting)
-        else:
-            waiting.answer(held_value(at, view, mark, value))
+            continue
+        held = held_value(at, view, mark, value)
+        for reader in waiting.readers:  # as `answer`: a call a key less
+            if not reader.done():
+                reader.set_result(held)
     return behind

@@ -16,7 +16,8 @@ from models.cache.mark import Mark, count, unpack_mark
 from models.cache.packed_keys import NO_KEYS, PackedKeys
 from models.cache.rows import ROW_BYTES
 from models.errors import OwnerFenced
-from streams.cache.connect import Exchange, redis_errors
+from streams.cache.connect import redis_errors
+from streams.cache.exchange import Exchange
 from streams.cache.library import load_library
 from streams.clock import Clock, now_ns
 

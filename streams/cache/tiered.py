@@ -7,7 +7,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import NamedTuple, Self
+from typing import Self
+
+import msgspec
 
 from models.cache.coherence import PartitionView
 from models.cache.keys import Location, Space
@@ -28,7 +30,7 @@ Views = Mapping[tuple[Space, int], PartitionView]
 AgeMs = Callable[[Held], float | None]
 
 
-class Found(NamedTuple):
+class Found(msgspec.Struct, frozen=True, gc=False):
     """An admitted answer.
 
     Attributes:
@@ -233,9 +235,9 @@ class TieredCache:
 
     def _admit(self, rung: Rung, held: Held, view: PartitionView, max_age_ms: float | None) -> Found | None:
         """Rule 9, in one step with keeping the answer: what is heard later finds the entry in memory."""
-        if not view.admits(held.at.subject, held.as_of):
+        version, as_of = held.version, held.as_of
+        if not view.accept(held.at.subject, as_of, as_of if version == NOTHING else version):
             return None
-        view.saw(held.at.subject, held.given_version)
         if self._keeps and view.synced:
             self._keep_in_memory(held)
             for own in self._own:

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 Start = Literal["latest", "earliest"] | Mapping[int, int]
 
 _POLL_S = 0.2  # longest wait for Kafka before the caller's deadline and `stop` are looked at
-_RECORDS_A_POLL = 500  # they are decoded one by one between events, so the loop is held for about 5 ms at most
+_RECORDS_A_POLL = 100  # they are decoded one by one between events, so the loop is held for about 1 ms at most
 
 
 @dataclass(frozen=True, slots=True)

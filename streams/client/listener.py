@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Self
@@ -20,7 +21,7 @@ from streams.settings import Settings
 log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
-_NAMES_A_TURN = 4_096  # about 2 ms of work; then others may run
+_TURN_S = 0.001  # of work on records; then others may run
 
 
 class Listener:
@@ -83,16 +84,16 @@ class Listener:
                 await self._reopen()
 
     async def _follow(self) -> None:
-        n_named = 0
+        worked_s = 0.0
         async for event in self._consumer:
             if isinstance(event, Gap):
                 self._miss(event)
                 continue
-            record = event.record
-            self._upkeep.hear(event.partition, record, latest_ns=self._clock() + self._skew_ns)
-            n_named += len(record.changes) + len(record.keys)
-            if n_named >= _NAMES_A_TURN:
-                n_named = 0
+            began_s = time.monotonic()
+            self._upkeep.hear(event.partition, event.record, latest_ns=self._clock() + self._skew_ns)
+            worked_s += time.monotonic() - began_s
+            if worked_s >= _TURN_S:
+                worked_s = 0.0
                 await asyncio.sleep(0)
 
     async def _reopen(self) -> None:

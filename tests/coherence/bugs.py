@@ -31,9 +31,22 @@ _apply_batches = PartitionWriter.apply
 _heartbeat = PartitionWriter.heartbeat
 
 
+def accepts(admits: Callable[[PartitionView, Any, int], bool]) -> Callable[[PartitionView, Any, int, int], bool]:
+    """`PartitionView.accept` with another idea of what to admit."""
+
+    def accept(view: PartitionView, subject: Any, as_of: int, given: int) -> bool:
+        if not admits(view, subject, as_of):
+            return False
+        if given > view.position:
+            view.floors.note(subject, given)
+        return True
+
+    return accept
+
+
 def reader_ignores_floors(patch: pytest.MonkeyPatch) -> None:
     """Rule 9."""
-    patch.setattr(PartitionView, "admits", lambda self, subject, as_of: True)
+    patch.setattr(PartitionView, "accept", accepts(lambda view, subject, as_of: True))
 
 
 def fill_is_not_guarded(patch: pytest.MonkeyPatch) -> None:
@@ -44,7 +57,7 @@ def fill_is_not_guarded(patch: pytest.MonkeyPatch) -> None:
         _memory_put(self, held)
 
     _memory_put = Memory.put
-    patch.setattr(PartitionView, "admits", lambda self, subject, as_of: as_of >= self.floors.start)
+    patch.setattr(PartitionView, "accept", accepts(lambda view, subject, as_of: as_of >= view.floors.start))
     patch.setattr(Memory, "put", put)
 
 
@@ -181,7 +194,7 @@ def rewrite_forgets_what_a_barrier_saves(patch: pytest.MonkeyPatch) -> None:
 
 def version_that_was_seen_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     """Guarantee 1: Redis is ahead of the stream, then falls back behind what it gave."""
-    patch.setattr(PartitionView, "saw", lambda self, subject, version: None)
+    patch.setattr(PartitionView, "accept", lambda self, subject, as_of, given: self.admits(subject, as_of))
 
 
 PLANTS: tuple[Plant, ...] = (

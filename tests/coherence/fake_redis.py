@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tests.coherence.network import Process
@@ -38,7 +39,9 @@ class FakeRedis:
         self.connection_pool = self
 
     async def get_connection(self) -> _Connection:
-        return _Connection(self)
+        connection = _Connection(self)
+        await connection.connect()
+        return connection
 
     async def ask(self, *commands: Sequence[bytes]) -> list[Any]:
         """Commands of one write; no other client's come between them."""
@@ -67,10 +70,6 @@ class FakeRedis:
     async def get(self, key: bytes | str) -> bytes | None:
         value: bytes | None = await self.one(b"GET", _bytes(key))
         return value
-
-    async def mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        values: list[bytes | None] = await self.one(b"MGET", *keys)
-        return values
 
     async def scan(self, cursor: int, match: str, count: int) -> tuple[int, list[bytes]]:
         prefix = match.removesuffix("*").replace("\\", "").encode()
@@ -118,45 +117,71 @@ class _Pipeline:
 
 
 class _Connection:
-    """What `Exchange` uses of a connection: it writes bytes and reads one reply a command."""
+    """What `Exchange` uses of a connection, its parser and its transport: requests are served one after the other."""
 
     socket_timeout = TIMEOUT_S
 
     def __init__(self, redis: FakeRedis) -> None:
         self._redis = redis
-        self._parser = self._reader = self._writer = self
-        self.is_connected = False
+        self._parser = self._writer = self.transport = self
+        self._asked: list[asyncio.Task[None]] = []
+        self._protocol = asyncio.Protocol()
 
     async def connect(self) -> None:
         if not self._redis.server.up:
             raise RedisConnectionError("Redis is down")
-        self.is_connected = True
-        self._bytes = hiredis.Reader()
-        self._asked: asyncio.Task[list[Any]] | None = None
-        self._replies: list[Any] = []
+        self._commands = hiredis.Reader()
 
     async def disconnect(self, nowait: bool) -> None:
-        self.is_connected = False
-        if self._asked is not None:
-            self._asked.cancel()
+        self.abort()
 
-    def at_eof(self) -> bool:
-        return False
+    def parse_error(self, text: str) -> Exception:
+        return ResponseError(text)
+
+    def get_protocol(self) -> asyncio.Protocol:
+        return self._protocol
+
+    def set_protocol(self, protocol: asyncio.Protocol) -> None:
+        self._protocol = protocol
 
     def write(self, data: bytes) -> None:
-        self._bytes.feed(data)
-
-    async def drain(self) -> None:
+        self._commands.feed(data)
         commands = []
-        while (command := self._bytes.gets()) is not False:
+        while (command := self._commands.gets()) is not False:
             commands.append(command)
-        self._asked = asyncio.ensure_future(self._redis.ask(*commands))
+        served = asyncio.ensure_future(self._serve(commands, self._asked[-1:]))
+        self._asked = [*(task for task in self._asked if not task.done()), served]
 
-    async def read_response(self) -> Any:
-        if not self._replies:
-            assert self._asked is not None
-            self._replies = await self._asked
-        return self._replies.pop(0)
+    def abort(self) -> None:
+        for task in self._asked:
+            task.cancel()
+        self._asked = []
+
+    async def _serve(self, commands: Sequence[Sequence[bytes]], before: Sequence[asyncio.Task[None]]) -> None:
+        if before:
+            await asyncio.wait(before)
+        try:
+            replies = await self._redis.ask(*commands)
+        except OSError as exc:
+            self._protocol.connection_lost(exc)
+        else:
+            self._protocol.data_received(b"".join(map(_packed_reply, replies)))
+
+
+def _packed_reply(reply: Any) -> bytes:
+    """RESP2."""
+    match reply:
+        case None:
+            return b"$-1\r\n"
+        case int():
+            return b":%d\r\n" % reply
+        case bytes():
+            return b"$%d\r\n%b\r\n" % (len(reply), reply)
+        case list():
+            return b"*%d\r\n%b" % (len(reply), b"".join(map(_packed_reply, reply)))
+        case Exception():
+            return b"-%b\r\n" % str(reply).encode()
+    raise TypeError(f"Redis does not reply {reply!r}")
 
 
 def _bytes(key: bytes | str) -> bytes:

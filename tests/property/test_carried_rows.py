@@ -90,9 +90,8 @@ class World:
         held = self.memory.get(at.key.text)
         if held is None:
             held = held_value(at, self.view, Mark(version=mark), self.row(key, mark))
-            if not self.view.admits(at.subject, mark):
+            if not self.view.accept(at.subject, mark, held.given_version):
                 return
-            self.view.saw(at.subject, held.given_version)
             if self.view.synced:
                 self.memory.put(held)
         self.check(key, held)

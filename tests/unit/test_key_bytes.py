@@ -11,7 +11,7 @@ from models.cache.keys import facet_key
 from models.cache.packed_keys import NO_KEYS, PackedKeys
 from models.market.facets import FACETS
 from models.market.instruments import Instrument
-from streams.cache.connect import packed_command
+from streams.cache.exchange import packed_command
 
 INSTRUMENTS = [
     Instrument("a", "spot", "B-C"),

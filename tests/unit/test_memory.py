@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from models.cache.policy import Reason
 from models.market.facets import FACETS
 from streams.cache.held import Held
 from streams.cache.memory import Evicted, Memory
+from streams.client.reader import PLACE_BYTES
 from streams.clock import SettableClock
 
 VIEW = PartitionView(8)
@@ -166,6 +168,35 @@ def test_facets_of_an_instrument_are_found_by_its_hash() -> None:
     memory.put(trade)
     memory.drop(quote.at.key.text)
     assert memory.facets(quote.at.key.subject) == {trade.at.key.facet: trade}
+
+
+@pytest.mark.parametrize("text", ["s:1", "md:binance.spot.BTC-USDT:quote"])
+def test_what_is_held_is_no_work_for_the_garbage_collector(text: str) -> None:
+    """A full collection looks at all that it knows of, and all readers wait meanwhile."""
+    entry = held(text)
+    assert not any(map(gc.is_tracked, (entry, entry.at, entry.at.key)))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "s:{}",
+        "session:" + "x" * 90 + ":{}",
+        "md:binance.spot.A{}-USDT:quote",
+        "md:x.options.A{}-USDT-271231-9.5-C:trade",
+    ],
+)
+def test_a_place_that_is_remembered_takes_what_is_counted_for_it(form: str) -> None:
+    n = 8_192
+    remembered = lru_cache(maxsize=n)(place)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for i in range(n + 100):
+            remembered(form.format(i))
+        assert tracemalloc.get_traced_memory()[0] <= n * PLACE_BYTES
+    finally:
+        tracemalloc.stop()
 
 
 def generic(value: Callable[[int], Any], **more: Any) -> Callable[[int], Held]:

@@ -12,7 +12,7 @@ from models.cache.book_hash import HEADER, LEVEL, pack_book, unpack_book
 from models.cache.entry import StoredEntry, decode_entry, encode_entry
 from models.cache.mark import ABSENT, Mark, count, pack_mark, unpack_mark
 from models.cache.outcome import Outcome, decode_outcome, encode_outcome
-from models.cache.rows import ROW_BYTES, Row, as_people_see, pack_rows, unpack_row
+from models.cache.rows import ROW_BYTES, Row, as_people_see, pack_rows, row_version, unpack_row
 from models.cache.version import NOTHING, version
 from models.cache.write import CacheWrite, decode_write, encode_value, encode_write
 from models.errors import WriteRefused
@@ -72,6 +72,13 @@ def test_rows_of_a_strided_view_are_packed_as_they_are() -> None:
 @pytest.mark.parametrize("data", [b"", b"\0" * 79, b"\0" * 81, packed(0)[:74] + b"\x0f" + b"\0" * 5])
 def test_bytes_that_are_no_row_are_none(data: bytes) -> None:
     assert unpack_row(data) is None
+    assert row_version(data, 15) is None
+
+
+def test_a_row_has_a_version_only_as_the_facet_that_it_is() -> None:
+    data = packed(facets.QUOTE, 1, 2, 3, 4)
+    assert row_version(data, facets.QUOTE) == VERSION
+    assert row_version(data, facets.TRADE) is None
 
 
 def test_a_quote_shows_an_empty_side_as_none_and_keeps_a_price_of_zero() -> None:
