@@ -78,7 +78,7 @@ def test_bench_latency_prints_what_a_paced_tick_takes_to_a_reader(
     )
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout.splitlines()[-1])
-    assert report["parameters"] == {"rate": 2000, "instruments": 20, "seconds": 2.0, "frame_ms": 6.0, "seed": 7}
+    assert report["parameters"] == {"rate": 2000, "instruments": 20, "seconds": 2.0, "frame_ms": 3.0, "seed": 7}
     metrics = {name: metric["median"] for name, metric in report["metrics"].items()}
     assert metrics.keys() <= LATENCY_UNITS.keys()
     names = ["p50", "p99", "p999", "max"]

@@ -373,6 +373,9 @@ async def requests(settings: Settings) -> list[dict[str, Any]]:
     return found
 
 
+Levels = tuple[tuple[int, int], ...]
+
+
 async def test_a_gap_of_update_ids_asks_for_a_snapshot_and_the_next_one_heals_the_book(
     running: Settings, cache: MarketCache, publisher: TickPublisher, wait_until: WaitUntil
 ) -> None:
@@ -397,11 +400,14 @@ async def test_a_gap_of_update_ids_asks_for_a_snapshot_and_the_next_one_heals_th
         assert entry is not None
         return tuple(tuple((int(p), int(q)) for p, q in entry.value[side]) for side in ("bids", "asks"))
 
+    async def shown(bids: Levels, asks: Levels) -> bool:  # Redis has a book before readers are told of it
+        return await levels() == (bids, asks)
+
     await say(books.diff(9, 11, {100: 1}, {}))  # before its snapshot
     await wait_until(lambda: state(AWAITS_SNAPSHOT, 0), DEADLINE_S, "a book that awaits its first snapshot")
     await say(books.snapshot(10, {99: 5, 98: 1}, {101: 5}))
     await wait_until(lambda: state(LIVE, 11), DEADLINE_S, "the snapshot and the diff that waited")
-    assert await levels() == (((100, 1), (99, 5), (98, 1)), ((101, 5),))
+    await wait_until(lambda: shown(((100, 1), (99, 5), (98, 1)), ((101, 5),)), DEADLINE_S, "the book of both")
 
     await say(books.diff(12, 14, {100: 7}, {101: 0}))  # 12 never came
     await wait_until(lambda: state(AWAITS_SNAPSHOT, 11), DEADLINE_S, "a book that awaits a snapshot")
@@ -409,7 +415,7 @@ async def test_a_gap_of_update_ids_asks_for_a_snapshot_and_the_next_one_heals_th
     await say(books.diff(14, 15, {}, {103: 2}))
     await say(books.snapshot(13, {100: 3}, {101: 4}))
     await wait_until(lambda: state(LIVE, 15), DEADLINE_S, "the healed book")
-    assert await levels() == (((100, 7),), ((103, 2),))
+    await wait_until(lambda: shown(((100, 7),), ((103, 2),)), DEADLINE_S, "its levels")
     assert await levels() == tuple(tuple(map(tuple, side.tolist())) for side in model.levels(0))
     assert await wait_until(asked, DEADLINE_S, "requests") == [(0, 10), (11, 13)]
 
