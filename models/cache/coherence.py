@@ -15,7 +15,7 @@ class PartitionView:
         synced: a first record was heard since the start or the last loss; nothing may be kept before.
         position: every change up to this version was heard.
         watermark_ns: all that the source held at this instant (UTC ns, the broker's clock) was heard; 0 = not proven.
-        floors: by subject: an instrument's hash, or a generic key's text.
+        floors: by subject: an instrument's hash with a facet, or a generic key's text (`Location.floor`).
         groups: tag, namespace and flush floors as the tier holds them, exact; complete up to `groups_version`.
         heard_groups: the same as heard: a copy made before one of them is not kept.
     """

@@ -8,7 +8,7 @@ import msgspec
 
 from models.cache.rows import Value
 
-FORM = 1  # of these bytes; others are an entry that cannot be read
+FORM = 2  # of these bytes; others are an entry that cannot be read
 
 
 class KeptBook(msgspec.Struct, frozen=True):
@@ -26,7 +26,7 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         form: `FORM`.
-        subject: the instrument's hash, 0 for a generic key.
+        floor: what its floor is kept under, 0 for a generic key (its text is).
         as_of: the entry was right as of this version.
         version: of the value, -1 = there is none.
         watermark_ns: proof that came with it, UTC ns; 0 = none.
@@ -36,7 +36,7 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
     """
 
     form: int
-    subject: int
+    floor: int
     as_of: int
     version: int
     watermark_ns: int

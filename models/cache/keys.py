@@ -89,6 +89,7 @@ class Location(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         redis_key, mark_key: of the value and of its partition's mark.
         subject: what invalidations name it by: an instrument's hash or a generic key's text.
+        floor: what its floor is kept under (rule 9): `facet_floor`, or a generic key's text.
     """
 
     key: Key
@@ -96,6 +97,7 @@ class Location(msgspec.Struct, frozen=True, gc=False):
     redis_key: bytes
     mark_key: bytes
     subject: int | str
+    floor: int | str
 
 
 def locate(text: str, *, prefix: str, n_partitions: int) -> Location:
@@ -103,7 +105,14 @@ def locate(text: str, *, prefix: str, n_partitions: int) -> Location:
     key = parse_key(text)
     partition = key.partition(n_partitions)
     redis, mark = redis_key(prefix, key, partition), mark_key(prefix, key.space, partition)
-    return Location(key, partition, redis, mark, key.subject or key.text)
+    if key.space is Space.GENERIC:
+        return Location(key, partition, redis, mark, key.text, key.text)
+    return Location(key, partition, redis, mark, key.subject, facet_floor(key.subject, key.facet))
+
+
+def facet_floor(instrument: int, facet: int) -> int:
+    """Under which a facet of an instrument (its hash) has its floor; two that share one only wait for each other."""
+    return instrument ^ facet
 
 
 def market_key(instrument: str, facet: int) -> str:

@@ -11,7 +11,7 @@ import rocksdict
 
 from models.cache.coherence import PartitionView
 from models.cache.kept import FORM, Kept, book_value, encode_kept, kept_book
-from models.cache.keys import Location, Space
+from models.cache.keys import Location, Space, facet_floor
 from models.cache.version import NOTHING
 from models.cache.write import encode_value
 from models.market.facets import BOOK
@@ -109,9 +109,9 @@ def pack_held(held: Held) -> bytes:
     if generic and held.version != NOTHING and not packed:
         packed = encode_value(held.value)  # memory holds what is immutable decoded
     book = kept_book(held.value) if key.facet == BOOK else None
-    subject = 0 if generic else key.subject
+    floor = 0 if generic else facet_floor(key.subject, key.facet)
     kept = Kept(
-        FORM, subject, held.as_of, held.version, held.watermark_ns, held.expires_at_ms, held.tags, packed,
+        FORM, floor, held.as_of, held.version, held.watermark_ns, held.expires_at_ms, held.tags, packed,
         held.row, book,
     )  # fmt: skip
     return encode_kept(kept)

@@ -61,7 +61,7 @@ class _Place(NamedTuple):
     """What is known of an entry without reading it."""
 
     group: Group
-    subject: int | str
+    floor: int | str
     as_of: int
     expires_at_ms: int | None
     restored: bool
@@ -191,7 +191,7 @@ class DiskTier:
         except Exception as exc:
             self._fail(exc)
             return
-        self._places[text] = _Place(group, at.subject, held.as_of, held.expires_at_ms, restored=False)
+        self._places[text] = _Place(group, at.floor, held.as_of, held.expires_at_ms, restored=False)
         self._policy.put(text, n_bytes)
 
     def drop(self, text: str) -> None:
@@ -216,7 +216,7 @@ class DiskTier:
         for n, (text, place) in enumerate(list(self._places.items())):
             expired = place.expires_at_ms is not None and place.expires_at_ms <= now_ms
             view = self._views[place.group]
-            stale = view.synced and not view.admits(place.subject, place.as_of)
+            stale = view.synced and not view.admits(place.floor, place.as_of)
             if (expired or stale) and self._places.get(text) is place:
                 self.drop(text)
             if n % _CHUNK == _CHUNK - 1:
@@ -282,7 +282,7 @@ class DiskTier:
             if text in self._places:  # kept since this began
                 continue
             as_of = max(kept.as_of, self._marks.get(group, NOTHING))
-            self._places[text] = _Place(group, kept.subject or text, as_of, kept.expires_at_ms, restored=True)
+            self._places[text] = _Place(group, kept.floor or text, as_of, kept.expires_at_ms, restored=True)
             self._policy.put(text, len(key) + len(value) + _ENTRY_BYTES)
             if n % _CHUNK == _CHUNK - 1:
                 await asyncio.sleep(0)

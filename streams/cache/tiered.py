@@ -16,6 +16,7 @@ from models.cache.keys import Location, Space
 from models.cache.version import NOTHING
 from models.errors import MarketPrismError, PartlyUnavailable, TooStale
 from streams.cache.held import Held
+from streams.cache.recent import RecentRows
 from streams.cache.rung import Rung
 from streams.cache.tier import Answer, Asked, OwnTier, Tier
 from streams.log import event
@@ -57,6 +58,7 @@ class TieredCache:
         max_wait_s: how long a read waits for a tier to reach its floor.
         age_ms: upper bound of an answer's age, None = not proven.
         keeps: store answers at all.
+        recent: asked before any tier, because no tier may have yet what was just heard.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class TieredCache:
         max_wait_s: float,
         age_ms: AgeMs,
         keeps: bool = True,
+        recent: RecentRows | None = None,
     ) -> None:
         self._views = views
         self._keep_in_memory = memory.keep
@@ -77,6 +80,7 @@ class TieredCache:
         self._max_wait_s = max_wait_s
         self._age_ms = age_ms
         self._keeps = keeps
+        self._recent = RecentRows(0) if recent is None else recent
         self._watches: list[asyncio.Task[None]] = []
         self._closing = False
         self._stack = AsyncExitStack()
@@ -144,6 +148,8 @@ class TieredCache:
             ServiceUnavailable, CorruptStore: no log tier answers.
         """
         view = self._views[at.key.space, at.partition]
+        if (found := self._recall(at, view, max_age_ms)) is not None:
+            return found
         failure: MarketPrismError | None = None
         hope = False
         for rung in self._order:
@@ -157,7 +163,7 @@ class TieredCache:
                 failure = exc
                 self._failed(rung, exc)
                 continue
-            found = None if held is None else self._admit(rung, held, view, max_age_ms)
+            found = None if held is None else self._admit(rung.tier.name, rung.own, held, view, max_age_ms)
             now_s = time.monotonic()
             rung.breaker.succeeded()
             rung.cost.read(now_s - started_s, now_s, admitted=found is not None)
@@ -179,6 +185,10 @@ class TieredCache:
         left = {n: (at, self._views[at.key.space, at.partition]) for n, at in enumerate(places)}
         end_s, wait_s = time.monotonic() + self._max_wait_s, _FIRST_WAIT_S
         while left:
+            for n, (at, view) in list(left.items()):
+                if (found := self._recall(at, view, max_age_ms)) is not None:
+                    results[n] = found
+                    del left[n]
             refused, failures = await self._round(left, results, max_age_ms)
             for n in [n for n in left if n in failures and n not in refused]:
                 results[n] = failures[n]
@@ -211,7 +221,7 @@ class TieredCache:
                 if isinstance(answer, MarketPrismError):
                     failures[n] = answer
                 elif answer is not None:
-                    found = self._admit(rung, answer, left[n][1], max_age_ms)
+                    found = self._admit(rung.tier.name, rung.own, answer, left[n][1], max_age_ms)
                     if found is not None:
                         results[n] = found
                         del left[n]
@@ -233,19 +243,25 @@ class TieredCache:
             rung.breaker.succeeded()  # what a batch costs is not compared with what a read costs
         return answers
 
-    def _admit(self, rung: Rung, held: Held, view: PartitionView, max_age_ms: float | None) -> Found | None:
+    def _recall(self, at: Location, view: PartitionView, max_age_ms: float | None) -> Found | None:
+        held = self._recent.find(at, view)
+        return None if held is None else self._admit(self._recent.name, None, held, view, max_age_ms)
+
+    def _admit(
+        self, name: str, own_tier: OwnTier | None, held: Held, view: PartitionView, max_age_ms: float | None
+    ) -> Found | None:
         """Rule 9, in one step with keeping the answer: what is heard later finds the entry in memory."""
         version, as_of = held.version, held.as_of
-        if not view.accept(held.at.subject, as_of, as_of if version == NOTHING else version):
+        if not view.accept(held.at.floor, as_of, as_of if version == NOTHING else version):
             return None
         if self._keeps and view.synced:
             self._keep_in_memory(held)
             for own in self._own:
-                if own is not rung.own:
+                if own is not own_tier:
                     own.keep(held)
         age_ms = self._age_ms(held)
         if max_age_ms is None or (age_ms is not None and age_ms <= max_age_ms):
-            return Found(held, rung.tier.name, age_ms)
+            return Found(held, name, age_ms)
         return None
 
     def _failed(self, rung: Rung, failure: MarketPrismError) -> None:
@@ -291,7 +307,7 @@ class TieredCache:
         await asyncio.gather(*self._watches, return_exceptions=True)
 
     def _too_stale(self, at: Location, view: PartitionView, newest: Held | None, max_age_ms: float | None) -> TooStale:
-        floor, as_of = view.floors.floor(at.subject), NOTHING if newest is None else newest.as_of
+        floor, as_of = view.floors.floor(at.floor), NOTHING if newest is None else newest.as_of
         if as_of < floor:
             why = f"the tiers' mark {as_of} of partition {at.partition} is below {floor}, which was heard of already"
         else:

@@ -177,12 +177,12 @@ class DependentWrites:
     def floor(self, key: str) -> int:
         """Newest version that may have touched the key, as far as this reader knows; -1 = none."""
         at = self._locate(key)
-        return self._views[at.key.space, at.partition].floors.floor(at.subject)
+        return self._views[at.key.space, at.partition].floors.floor(at.floor)
 
     def expect(self, key: str, version: int) -> None:
         """From now on answer only as of this version or later: somebody wrote the key then."""
         at = self._locate(key)
-        self._views[at.key.space, at.partition].floors.note(at.subject, version)
+        self._views[at.key.space, at.partition].floors.note(at.floor, version)
         self._memory.drop(key)
 
     def changes(self, key: str) -> AbstractContextManager[asyncio.Event]:

@@ -10,30 +10,37 @@ from contextlib import contextmanager
 from models.cache.coherence import PartitionView
 from models.cache.floors import namespace_field, tag_field
 from models.cache.invalidation import ROW_BYTES, Invalidation, KeyOp, Source
-from models.cache.keys import Location, Space
+from models.cache.keys import Location, Space, facet_floor
 from models.market.facets import BOOK
 from streams.cache.held import Held
 from streams.cache.memory import Memory
+from streams.cache.recent import RecentRows
 
 SPACES = {Source.FRAMES: Space.MARKET, Source.WRITES: Space.GENERIC}
 
 Views = Mapping[tuple[Space, int], PartitionView]
 Heard = Callable[[int, Invalidation], None]  # partition, record
 _Watched = dict[Location, set[asyncio.Event]]
+_NOTHING_HELD: Mapping[int, Held] = {}
 
 
 class Upkeep:
     """Keeps views and memory true by what is announced; one call a record, in the order of the log, no I/O.
 
     A record that carries its rows renews what is held or watched, and nobody needs to read it back; others drop it.
+    Rows of keys that are not held are remembered for a moment.
 
     Args:
+        recent: where; None = nowhere.
         heard: called with a partition and a record once memory is as the record says.
     """
 
-    def __init__(self, views: Views, memory: Memory, heard: Heard | None = None) -> None:
+    def __init__(
+        self, views: Views, memory: Memory, heard: Heard | None = None, *, recent: RecentRows | None = None
+    ) -> None:
         self._views = views
         self._memory = memory
+        self._recent = RecentRows(0) if recent is None else recent
         self._heard = heard
         self._watched: dict[tuple[Space, int], dict[int | str, _Watched]] = defaultdict(dict)
 
@@ -74,6 +81,7 @@ class Upkeep:
         if (view := self._views.get((space, partition))) is None:
             return
         view.miss(up_to)
+        self._recent.clear()
         self._memory.drop_partition(space, partition)
         for watched in self._watched[space, partition].values():
             _wake(watched)
@@ -84,32 +92,45 @@ class Upkeep:
 
     def _name_instruments(self, partition: int, view: PartitionView, record: Invalidation) -> None:
         version, rows, end = record.to_version, record.rows, 0
-        note, held_facets, watched_subjects = (
-            view.floors.note,
-            self._memory.facets,
-            self._watched[Space.MARKET, partition],
-        )
+        is_newest = version == view.position  # after a take-over records come again
+        held_facets, watched_subjects = self._memory.facets, self._watched[Space.MARKET, partition]
         for instrument, bits in record.changes.tolist():
-            note(instrument, version)
             start = end
             if rows is not None:
                 end += (bits & ~(1 << BOOK)).bit_count() * ROW_BYTES
-            if facets := held_facets(instrument):
-                self._renew(facets, bits, version, rows, start)
+            facets = held_facets(instrument) or _NOTHING_HELD
+            self._renew(view, instrument, facets, bits, version, rows, start, is_newest)
             if watched_subjects and instrument in watched_subjects:
                 self._tell(watched_subjects[instrument], view, bits, version, rows, start)
 
-    def _renew(self, facets: Mapping[int, Held], bits: int, version: int, rows: bytes | None, at: int) -> None:
+    def _renew(
+        self,
+        view: PartitionView,
+        instrument: int,
+        facets: Mapping[int, Held],
+        bits: int,
+        version: int,
+        rows: bytes | None,
+        at: int,
+        is_newest: bool,
+    ) -> None:
         """Entries of one instrument; those that were read from a tier ahead of the stream hold this change already."""
         stale = []
+        note_floor = view.floors.note
         for facet in _facets(bits):
-            held = facets.get(facet)
+            held, floor = facets.get(facet), facet_floor(instrument, facet)
+            note_floor(floor, version)
             if facet == BOOK or rows is None:
+                self._recent.forget(floor)
                 if held is not None and held.as_of < version:
                     stale.append(held)
                 continue
-            if held is not None and held.as_of < version and not held.renew(version, rows[at : at + ROW_BYTES]):
-                stale.append(held)
+            if held is not None:
+                self._recent.forget(floor)
+                if held.as_of < version and not held.renew(version, rows[at : at + ROW_BYTES]):
+                    stale.append(held)
+            elif is_newest:
+                self._recent.note(floor, version, rows[at : at + ROW_BYTES])
             at += ROW_BYTES
         for held in stale:
             self._memory.drop(held.at.key.text)
@@ -123,7 +144,7 @@ class Upkeep:
             if not bits >> facet & 1:
                 continue
             # After a take-over records come again; what is older than what was heard before is not kept.
-            known = self._memory.look(place.key.text) is not None or version < view.floors.floor(place.subject)
+            known = self._memory.look(place.key.text) is not None or version < view.floors.floor(place.floor)
             if rows is not None and facet != BOOK and not known:
                 nth = (bits & ((1 << facet) - 1)).bit_count()
                 fresh = Held(place, view)

@@ -22,6 +22,7 @@ from models.cache.rows import pack_rows, unpack_body
 from models.cache.version import NOTHING
 from streams.cache.held import Held, held_value
 from streams.cache.memory import Memory
+from streams.cache.recent import RecentRows
 from streams.client.upkeep import Upkeep
 
 KEYS = [
@@ -38,6 +39,7 @@ class World:
     changes: list[set[int]]
     deleted: set[tuple[int, int]]  # version, key
     ring: int
+    n_recent: int = 0
     view: PartitionView = field(init=False)
     memory: Memory = field(default_factory=lambda: Memory(1 << 20))
     heard: int = NOTHING
@@ -46,7 +48,8 @@ class World:
 
     def __post_init__(self) -> None:
         self.view = PartitionView(self.ring)
-        self.upkeep = Upkeep({(Space.MARKET, 0): self.view}, self.memory)
+        self.recent = RecentRows(self.n_recent)
+        self.upkeep = Upkeep({(Space.MARKET, 0): self.view}, self.memory, recent=self.recent)
 
     def newest(self, key: int, as_of: int) -> int:
         """Version that changed the key last, up to `as_of`."""
@@ -85,13 +88,15 @@ class World:
             self.needed[key] = max(self.needed[key], self.newest(key, end))
 
     def read(self, key: int, mark: int) -> None:
-        """Memory, else Redis as of `mark`, as `MarketCache` does it."""
+        """Memory, else what the stream just carried, else Redis as of `mark`, as `MarketCache` does it."""
         at = KEYS[key]
         held = self.memory.get(at.key.text)
         if held is None:
-            held = held_value(at, self.view, Mark(version=mark), self.row(key, mark))
-            if not self.view.accept(at.subject, mark, held.given_version):
-                return
+            held = self.recent.find(at, self.view)
+            if held is None or not self.view.accept(at.floor, held.as_of, held.given_version):
+                held = held_value(at, self.view, Mark(version=mark), self.row(key, mark))
+                if not self.view.accept(at.floor, mark, held.given_version):
+                    return
             if self.view.synced:
                 self.memory.put(held)
         self.check(key, held)
@@ -115,13 +120,13 @@ HISTORY = st.lists(st.sets(st.integers(0, len(KEYS) - 1), max_size=4), min_size=
 
 
 @settings(max_examples=300)
-@given(HISTORY, st.integers(1, 4), st.sets(st.integers(0, len(KEYS) - 1), max_size=3), st.data())
+@given(HISTORY, st.integers(1, 4), st.integers(0, 4), st.sets(st.integers(0, len(KEYS) - 1), max_size=3), st.data())
 def test_no_answer_is_older_than_given_or_heard_of(
-    changes: list[set[int]], ring: int, watched: set[int], data: st.DataObject
+    changes: list[set[int]], ring: int, n_recent: int, watched: set[int], data: st.DataObject
 ) -> None:
     named = [(version, key) for version, keys in enumerate(changes) for key in sorted(keys)]
     deleted = data.draw(st.sets(st.sampled_from(named), max_size=4)) if named else set()
-    world, end, last = World(changes, deleted, ring), NOTHING, len(changes) - 1
+    world, end, last = World(changes, deleted, ring, n_recent), NOTHING, len(changes) - 1
     with contextlib.ExitStack() as stack:
         for key in sorted(watched):
             stack.enter_context(world.upkeep.watch(KEYS[key]))
@@ -144,6 +149,32 @@ def test_no_answer_is_older_than_given_or_heard_of(
                     world.read(data.draw(st.integers(0, len(KEYS) - 1)), data.draw(st.integers(NOTHING, last)))
         for key in range(len(KEYS)):
             world.read(key, last)
+
+
+def test_a_row_that_was_just_carried_answers_before_redis_has_it() -> None:
+    world = World([{0, 1}, {0}, {3}, {0}], set(), 8, n_recent=2)
+    world.announce(NOTHING, 1, rows=True)
+    world.announce(1, 2, rows=True)
+    assert [world.recent.find(KEYS[key], world.view) is not None for key in range(4)] == [False, True, False, True]
+    held = world.recent.find(KEYS[1], world.view)
+    assert held is not None
+    assert (held.version, held.as_of) == (0, 2)
+    world.read(1, NOTHING)
+    assert world.memory.look(KEYS[1].key.text) is held or world.given[1] == 0
+
+
+def test_rows_that_were_carried_are_forgotten_with_the_next_record_of_their_key_or_a_loss() -> None:
+    world = World([{0, 1, 3}, {0}, {0, 1, 3}], set(), 8, n_recent=8)
+    world.announce(NOTHING, 0, rows=True)
+    world.announce(0, 1, rows=False)
+    assert [world.recent.find(KEYS[key], world.view) is not None for key in (0, 1, 3)] == [False, True, True]
+    world.read(1, 0)  # it is in memory from now on, which is renewed
+    world.announce(1, 2, rows=True)
+    world.announce(NOTHING, 0, rows=True)  # a take-over: older than what was heard
+    assert [len(world.recent), world.memory.look(KEYS[1].key.text) is not None] == [2, True]
+    assert [held and held.version for key in (0, 3) for held in [world.recent.find(KEYS[key], world.view)]] == [2, 2]
+    world.upkeep.lose(Space.MARKET, 0, 2)
+    assert not len(world.recent)
 
 
 def test_what_is_held_or_watched_is_renewed_without_a_read() -> None:
@@ -196,4 +227,4 @@ def test_a_key_that_was_said_to_be_gone_does_not_come_back_from_a_tier_that_lost
     world.read(0, 1)
     assert world.given[0] == 1
     world.read(0, 0)  # asserts that nothing older is given
-    assert not world.view.admits(KEYS[0].subject, 0)
+    assert not world.view.admits(KEYS[0].floor, 0)

@@ -72,7 +72,7 @@ class Process:
         at = locate(text, prefix="", n_partitions=4)
         view = self.views[SPACE, at.partition]
         held = await self.tier.read(at, view)
-        return held if held is not None and view.admits(at.subject, held.as_of) else None
+        return held if held is not None and view.admits(at.floor, held.as_of) else None
 
 
 def next_process(folder: Path, from_version: int, *, caught_up: bool = True) -> Process:
