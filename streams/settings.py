@@ -93,7 +93,7 @@ class WorkerSettings:
 class PublisherSettings:
     name: Name = "publisher"
     frame_ticks: Annotated[int, Meta(ge=1, le=4096, description="ticks, 1..4096")] = 4096
-    frame_ms: Annotated[float, Meta(gt=0, le=1000, description="milliseconds, above 0 and at most 1000")] = 6.0
+    frame_ms: Annotated[float, Meta(gt=0, le=1000, description="milliseconds, above 0 and at most 1000")] = 7.0
     # back-pressure beyond this
     buffer_ticks: Annotated[int, Meta(ge=4096, le=1 << 26, description="ticks, 4096..67108864")] = 262_144
     delivery_timeout_s: Seconds = 30.0

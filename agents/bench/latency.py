@@ -219,7 +219,7 @@ def as_read(final: InstrumentFinal) -> dict[str, Value]:
 @click.option("--instruments", type=click.IntRange(1, 100_000), default=250, show_default=True)
 @click.option("--seconds", type=click.FloatRange(min=0.1), default=20.0, show_default=True, help="Of paced ticks.")
 @click.option(
-    "--frame-ms", type=click.FloatRange(min=0.1, max=1000), default=6.0, show_default=True,
+    "--frame-ms", type=click.FloatRange(min=0.1, max=1000), default=7.0, show_default=True,
     help="How long the publisher gathers a frame.",
 )  # fmt: skip
 @click.option(

@@ -96,7 +96,7 @@ def replay(
     rate: float | None = None,
     selection: Selection = EVERYTHING,
     faults: FaultPlan | None = None,
-    frame_ms: float = 6.0,
+    frame_ms: float = 7.0,
     clock: Clock = now_ns,
 ) -> DayReplay:
     """Days as an asynchronous stream of frames: open loop, nobody is waited for but whoever iterates.
