@@ -111,7 +111,10 @@ def locate(text: str, *, prefix: str, n_partitions: int) -> Location:
 
 
 def facet_floor(instrument: int, facet: int) -> int:
-    """Under which a facet of an instrument (its hash) has its floor; two that share one only wait for each other."""
+    """Under which a facet of an instrument (its hash) has its floor; two that share one only wait for each other.
+
+    Their hashes differ in the last four bits alone then, and so do their facets, which every row tells.
+    """
     return instrument ^ facet
 
 

@@ -92,31 +92,20 @@ class Upkeep:
 
     def _name_instruments(self, partition: int, view: PartitionView, record: Invalidation) -> None:
         version, rows, end = record.to_version, record.rows, 0
-        is_newest = version == view.position  # after a take-over records come again
-        held_facets, watched_subjects = self._memory.facets, self._watched[Space.MARKET, partition]
+        watched_subjects = self._watched[Space.MARKET, partition]
         for instrument, bits in record.changes.tolist():
             start = end
             if rows is not None:
                 end += (bits & ~(1 << BOOK)).bit_count() * ROW_BYTES
-            facets = held_facets(instrument) or _NOTHING_HELD
-            self._renew(view, instrument, facets, bits, version, rows, start, is_newest)
+            self._renew(view, record, instrument, bits, start)
             if watched_subjects and instrument in watched_subjects:
                 self._tell(watched_subjects[instrument], view, bits, version, rows, start)
 
-    def _renew(
-        self,
-        view: PartitionView,
-        instrument: int,
-        facets: Mapping[int, Held],
-        bits: int,
-        version: int,
-        rows: bytes | None,
-        at: int,
-        is_newest: bool,
-    ) -> None:
+    def _renew(self, view: PartitionView, record: Invalidation, instrument: int, bits: int, at: int) -> None:
         """Entries of one instrument; those that were read from a tier ahead of the stream hold this change already."""
         stale = []
-        note_floor = view.floors.note
+        version, rows, note_floor = record.to_version, record.rows, view.floors.note
+        facets = self._memory.facets(instrument) or _NOTHING_HELD
         for facet in _facets(bits):
             held, floor = facets.get(facet), facet_floor(instrument, facet)
             note_floor(floor, version)
@@ -129,7 +118,7 @@ class Upkeep:
                 self._recent.forget(floor)
                 if held.as_of < version and not held.renew(version, rows[at : at + ROW_BYTES]):
                     stale.append(held)
-            elif is_newest:
+            elif version == view.position:  # after a take-over records come again
                 self._recent.note(floor, version, rows[at : at + ROW_BYTES])
             at += ROW_BYTES
         for held in stale:
