@@ -63,7 +63,7 @@ def parse_key(text: str) -> Key:
     Raises:
         InvalidKey: it is too long, has no namespace, or names no instrument or facet. The message says which.
     """
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
+    if len(text if text.isascii() else text.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
         raise InvalidKey(f"key {text[:40]!r}... is longer than {MAX_KEY_BYTES} bytes")
     namespace, colon, rest = text.partition(":")
     if not (colon and rest) or not _NAMESPACE.fullmatch(namespace):

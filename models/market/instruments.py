@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from hashlib import blake2b
 
 import msgspec
@@ -91,10 +92,9 @@ def murmur2(data: bytes) -> int:
     length, m, mask = len(data), 0x5BD1E995, 0xFFFFFFFF
     h = (0x9747B28C ^ length) & mask
     whole = length & ~3
-    for i in range(0, whole, 4):
-        k = int.from_bytes(data[i : i + 4], "little") * m & mask
-        k = (k ^ (k >> 24)) * m & mask
-        h = (h * m & mask) ^ k
+    for word in struct.unpack_from(f"<{whole // 4}I", data):
+        k = word * m & mask
+        h = (h * m & mask) ^ ((k ^ (k >> 24)) * m & mask)
     if tail := data[whole:]:
         h = (h ^ int.from_bytes(tail, "little")) * m & mask
     h = (h ^ (h >> 13)) * m & mask

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import hiredis
@@ -17,14 +18,17 @@ from models.cache.packed_keys import PackedKeys
 
 _NO_REPLY = object()
 
+# Called in the loop, once: the replies in the order of the commands, or why there are none. It must not raise.
+Answered = Callable[[list[Any] | Exception], None]
+
 
 class _Batch:
-    """Commands that were sent in one write, and who waits for their replies."""
+    """Commands that were sent in one write, and who is told their replies."""
 
-    __slots__ = ("deadline_s", "n_commands", "replies", "waiter")
+    __slots__ = ("answered", "deadline_s", "n_commands", "replies")
 
-    def __init__(self, n_commands: int, waiter: asyncio.Future[list[Any]], deadline_s: float) -> None:
-        self.n_commands, self.waiter, self.deadline_s = n_commands, waiter, deadline_s
+    def __init__(self, n_commands: int, answered: Answered, deadline_s: float) -> None:
+        self.n_commands, self.answered, self.deadline_s = n_commands, answered, deadline_s
         self.replies: list[Any] = []
 
 
@@ -49,15 +53,13 @@ class _Wire(asyncio.Protocol):
         self._transport.set_protocol(self)
         self.broken = False
 
-    def send(self, packed: bytes, n_commands: int) -> asyncio.Future[list[Any]]:
-        """Write commands; their replies, in order."""
-        waiter = self._loop.create_future()
-        batch = _Batch(n_commands, waiter, self._loop.time() + self._timeout_s)
+    def send(self, packed: bytes, n_commands: int, answered: Answered) -> None:
+        """Write commands."""
+        batch = _Batch(n_commands, answered, self._loop.time() + self._timeout_s)
         self._batches.append(batch)
         self._transport.write(packed)
         if self._watch is None:
             self._watch = self._loop.call_at(batch.deadline_s, self._look)
-        return waiter
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
@@ -71,8 +73,9 @@ class _Wire(asyncio.Protocol):
                 batch.replies.append(reply)
                 if len(batch.replies) == batch.n_commands:
                     batches.popleft()
-                    if not batch.waiter.done():  # else it has left
-                        batch.waiter.set_result(batch.replies)
+                    # The library's kind for a server that is not ready: nothing was done.
+                    unready = next((r for r in batch.replies if isinstance(r, RedisConnectionError)), None)
+                    batch.answered(unready or batch.replies)
         except InvalidResponse as exc:
             self._break(exc)
 
@@ -96,8 +99,7 @@ class _Wire(asyncio.Protocol):
         self.broken = True
         self._transport.abort()
         while self._batches:
-            if not (waiter := self._batches.popleft().waiter).done():
-                waiter.set_exception(failure)
+            self._batches.popleft().answered(failure)
 
 
 class Exchange:
@@ -134,11 +136,17 @@ class Exchange:
         wire = self._wire
         if wire is None or wire.broken:
             wire = await self._connected()
-        replies = await wire.send(packed, n_commands)
-        for reply in replies:
-            if isinstance(reply, RedisConnectionError):  # the library's kind for a server that is not ready
-                raise reply
-        return replies
+        waiter: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        wire.send(packed, n_commands, partial(_settle, waiter))
+        return await waiter
+
+    def post(self, packed: bytes, n_commands: int, answered: Answered) -> bool:
+        """Send packed commands without a task that waits for them; False: there is no connection, nothing was sent."""
+        wire = self._wire
+        if wire is None or wire.broken:
+            return False
+        wire.send(packed, n_commands, answered)
+        return True
 
     async def _connected(self) -> _Wire:
         """All who come while it is being made share the connection, or why there is none: a server that says nothing
@@ -165,6 +173,15 @@ class Exchange:
         self._connecting = None
         if not connecting.cancelled():
             connecting.exception()  # seen: perhaps nobody waits any more
+
+
+def _settle(waiter: asyncio.Future[list[Any]], replies: list[Any] | Exception) -> None:
+    if waiter.done():  # it has left
+        return
+    if isinstance(replies, Exception):
+        waiter.set_exception(replies)
+    else:
+        waiter.set_result(replies)
 
 
 def packed_command(command: Sequence[EncodableT | PackedKeys]) -> list[bytes]:

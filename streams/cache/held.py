@@ -14,7 +14,15 @@ from models.cache.entry import decode_entry
 from models.cache.invalidation import NO_ROW
 from models.cache.keys import Location, Space
 from models.cache.mark import Mark
-from models.cache.rows import Value, as_people_see, carried_facet, carried_version, row_version, unpack_body
+from models.cache.rows import (
+    Value,
+    as_people_see,
+    carried_facet,
+    carried_version,
+    row_version,
+    shown_bytes,
+    unpack_body,
+)
 from models.cache.version import NOTHING
 from models.market.facets import BOOK
 
@@ -22,10 +30,10 @@ from models.market.facets import BOOK
 _CONTAINERS = frozenset((*range(0x80, 0xA0), *range(0xC7, 0xCA), *range(0xD4, 0xD9), *range(0xDC, 0xE0)))
 
 # Bytes on 64-bit CPython 3.11, rounded up as its allocator does; tests/unit/test_memory.py holds them to tracemalloc.
-_ENTRY = 480  # struct, key, place, their numbers, and the place in the table of entries
-_MARKET = 440  # the instrument's text and hash, and the index by facet
+_ENTRY = 410  # struct, key, place, their numbers, and the place in the table of entries
+_MARKET = 250  # the instrument's text, its hash and floor, and the place in the table of floors
 _EXPIRES = 420  # a deadline's place in table and heap, which may hold as many that are true no more
-_SHOWN = 900  # a row, and the dict of texts that it becomes when it is read
+_BOOK = 450  # the dict of a book, without its levels
 _LEVEL = 220  # a price and a size as a pair of texts
 _OBJECT = 64  # a bytes object, or a tuple, without what is in it
 
@@ -103,10 +111,11 @@ class Held(msgspec.Struct, gc=False):
         at, key = self.at, self.at.key
         cost = _ENTRY + getsizeof(key.text) + len(at.redis_key) + _OBJECT
         if key.space is Space.MARKET:
+            cost += _MARKET + len(key.kafka_key)
             if key.facet != BOOK:
-                return cost + _MARKET + len(key.kafka_key) + _SHOWN
+                return cost + shown_bytes(key.facet, self.row)
             n_levels = 0 if self.value is None else len(self.value["bids"]) + len(self.value["asks"])
-            return cost + _MARKET + len(key.kafka_key) + _SHOWN + n_levels * _LEVEL
+            return cost + _BOOK + n_levels * _LEVEL
         cost += getsizeof(self.value) + (len(self.packed) + _OBJECT if self.packed else 0)
         if self.tags:
             cost += _OBJECT + sum(getsizeof(tag) + 16 for tag in self.tags)

@@ -72,7 +72,7 @@ class Memory:
         self._policy = make_policy(policy, Capacity(weight=max_bytes - self._fixed_bytes), self._left)
         self._touch = self._policy.touch  # looked up once: it is most of a hit
         self._entries: dict[str, Held] = {}
-        self._facets: dict[int, dict[int, Held]] = {}  # instrument hash -> facet -> entry
+        self._rows: dict[int | str, Held] = {}  # entries of market keys, by floor
         self._deadlines: Deadlines[str] = Deadlines()  # UTC ms
         self._clock = clock
         self._on_evict = on_evict
@@ -111,9 +111,9 @@ class Memory:
         """The entry, if there is one, without reading it."""
         return self._entries.get(text)
 
-    def facets(self, instrument: int) -> dict[int, Held] | None:
-        """Entries of one instrument by facet number; do not change it. No read either."""
-        return self._facets.get(instrument)
+    def named(self, floor: int) -> Held | None:
+        """The entry of a market key that has this floor (`Location.floor`). No read either."""
+        return self._rows.get(floor)
 
     def put(self, held: Held) -> None:
         """Store, unless what is there is right as of a newer version, or it alone is larger than the bound."""
@@ -125,7 +125,7 @@ class Memory:
         if self._policy.put(key.text, self._cost(held)):
             self._entries[key.text] = held
             if key.space is Space.MARKET:
-                self._facets.setdefault(key.subject, {})[key.facet] = held
+                self._name(held)
             if held.expires_at_ms is not None:
                 self._deadlines.set(key.text, held.expires_at_ms)
             elif old is not None:
@@ -155,6 +155,13 @@ class Memory:
         overhead = self._overhead
         return held.cost_bytes() + overhead.key_bytes + int(overhead.ghosts * getsizeof(held.at.key.text))
 
+    def _name(self, held: Held) -> None:
+        """Two keys may share a floor, by a chance of 2**-60: one would not be told then what is heard, so it leaves."""
+        other = self._rows.get(held.at.floor)
+        if other is not None and other.at.key.text != held.at.key.text:
+            self._policy.remove(other.at.key.text)
+        self._rows[held.at.floor] = held
+
     def _left(self, text: str, weight: int, reason: Reason) -> None:
         """The policy's listener."""
         if reason is Reason.REMOVED:
@@ -164,13 +171,10 @@ class Memory:
             self._gone.append(Evicted(text, weight, reason))
         if reason is Reason.REPLACED:
             return
-        key = self._entries.pop(text).at.key
+        at = self._entries.pop(text).at
         self._deadlines.drop(text)
-        if key.space is Space.MARKET:
-            facets = self._facets[key.subject]
-            del facets[key.facet]
-            if not facets:
-                del self._facets[key.subject]
+        if at.key.space is Space.MARKET:
+            del self._rows[at.floor]
 
     def _tell(self) -> None:
         """Users hear it when memory is whole again, so that they may use it."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -50,7 +51,7 @@ class _Share(msgspec.Struct, gc=False):
     at: int
 
     def done(self) -> bool:
-        return False
+        return self.many.answers[self.at] is not None
 
     def set_result(self, held: Held) -> None:
         self.many.put(self.at, held)
@@ -95,10 +96,13 @@ class RedisTier:
         self._prefix = prefix
         self._waiting: dict[bytes, Waiting] = {}  # by Redis key
         self._tasks: set[asyncio.Task[None]] = set()
+        self._n_posted = 0
+        self._all_came: asyncio.Future[None] | None = None  # who closes waits for it
         self._kicked = False
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self._waiting)} waiting, {len(self._tasks)} requests under way)"
+        n_asked = len(self._tasks) + self._n_posted
+        return f"{type(self).__name__}({len(self._waiting)} waiting, {n_asked} requests under way)"
 
     async def open(self) -> None:
         """It connects when it is first used."""
@@ -147,6 +151,9 @@ class RedisTier:
         for one in waiting.values():
             one.fail(ServiceUnavailable(f"the {self.name} tier was closed"))
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._n_posted:
+            self._all_came = self._loop.create_future()
+            await self._all_came
         await self._redis.aclose()
 
     def _ask(self, at: Location, view: PartitionView, reader: asyncio.Future[Held] | _Share) -> None:
@@ -160,17 +167,48 @@ class RedisTier:
 
     def _kick(self) -> None:
         self._kicked = False
-        while self._waiting and len(self._tasks) < _MAX_IN_FLIGHT:
+        while self._waiting and len(self._tasks) + self._n_posted < _MAX_IN_FLIGHT:
             if len(self._waiting) <= _MAX_KEYS:
                 batch, self._waiting = self._waiting, {}
             else:
                 batch = {key: self._waiting.pop(key) for key in list(islice(self._waiting, _MAX_KEYS))}
-            task = asyncio.create_task(self._serve(list(batch.values())))
-            self._tasks.add(task)
-            task.add_done_callback(self._done)
+            if not self._post(list(batch.values())):
+                self._start(self._serve(list(batch.values())))
+
+    def _start(self, serving: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(serving)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._kick()
+
+    def _post(self, batch: list[Waiting]) -> bool:
+        """Ask with one MGET and no task, which would have to wait for its turn in the loop twice.
+
+        Returns:
+            False: it cannot be done so, and nothing was.
+        """
+        if any(waiting.at.key.facet == BOOK for waiting in batch):
+            return False
+        mark_keys, packed = _mget(batch)
+        posted = self._exchange.post(packed, 1, partial(self._came, batch, mark_keys))
+        self._n_posted += posted
+        return posted
+
+    def _came(self, batch: list[Waiting], mark_keys: Sequence[bytes], replies: list[Any] | Exception) -> None:
+        self._n_posted -= 1
+        if self._all_came is not None and not self._n_posted and not self._all_came.done():
+            self._all_came.set_result(None)
+        try:
+            with redis_errors(self._url):
+                behind = answered(batch, mark_keys, _values(replies))
+        except Exception as exc:
+            _fail(batch, exc)
+        else:
+            if behind:
+                self._start(self._ask_again(behind))
         self._kick()
 
     async def _serve(self, batch: list[Waiting]) -> None:
@@ -178,8 +216,7 @@ class RedisTier:
         try:
             await self._answer(batch)
         except Exception as exc:  # of whatever kind: it is for those who wait, and nobody else hears of it
-            for waiting in batch:
-                waiting.fail(exc)
+            _fail(batch, exc)
 
     async def _answer(self, batch: list[Waiting]) -> None:
         """Raises: ServiceUnavailable."""
@@ -189,20 +226,24 @@ class RedisTier:
             behind = await self._fetch(values) if values else []
             if books:
                 await self._fetch_books(books)
-        for partition, view in {one.at.partition: one.view for one in behind}.items():
-            await self.load_floors(partition, view)
-        for waiting in behind:  # a group was deleted that this reader has not heard of: once more, with its floor
+        await self._ask_again(behind)
+
+    async def _ask_again(self, behind: list[Waiting]) -> None:
+        """A group was deleted that this reader has not heard of: once more, with its floor."""
+        try:
+            for partition, view in {one.at.partition: one.view for one in behind}.items():
+                await self.load_floors(partition, view)
+        except Exception as exc:
+            _fail(behind, exc)
+            return
+        for waiting in behind:
             if (other := self._waiting.setdefault(waiting.at.redis_key, waiting)) is not waiting:
                 other.readers += waiting.readers
 
     async def _fetch(self, batch: list[Waiting]) -> list[Waiting]:
         """One MGET of keys that are no books. Returns: those whose view lacks floors that the tier has."""
-        mark_keys = list(dict.fromkeys([waiting.at.mark_key for waiting in batch]))
-        packed = hiredis.pack_command((b"MGET", *mark_keys, *[waiting.at.redis_key for waiting in batch]))  # type: ignore[arg-type]
-        (values,) = await self._exchange.send(packed, 1)
-        if isinstance(values, Exception):
-            raise values
-        return answered(batch, mark_keys, values)
+        mark_keys, packed = _mget(batch)
+        return answered(batch, mark_keys, _values(await self._exchange.send(packed, 1)))
 
     async def _fetch_books(self, batch: list[Waiting]) -> None:
         async with self._redis.pipeline(transaction=True) as pipeline:
@@ -216,6 +257,26 @@ class RedisTier:
             # A key that is no hash answers with an error: no book, and no harm to the others.
             book = {} if isinstance(fields, Exception) else fields
             waiting.answer(held_book(waiting.at, waiting.view, unpack_mark(mark), book))
+
+
+def _mget(batch: Sequence[Waiting]) -> tuple[list[bytes], bytes]:
+    """The marks of all partitions in a batch, and the command that asks for them and for its keys."""
+    mark_keys = list(dict.fromkeys([waiting.at.mark_key for waiting in batch]))
+    keys = [waiting.at.redis_key for waiting in batch]
+    return mark_keys, hiredis.pack_command((b"MGET", *mark_keys, *keys))  # type: ignore[arg-type]
+
+
+def _values(replies: list[Any] | Exception) -> Sequence[bytes | None]:
+    """What one MGET brought. Raises: whatever failed."""
+    values: Sequence[bytes | None] | Exception = replies if isinstance(replies, Exception) else replies[0]
+    if isinstance(values, Exception):
+        raise values
+    return values
+
+
+def _fail(batch: Sequence[Waiting], failure: Exception) -> None:
+    for waiting in batch:
+        waiting.fail(failure)
 
 
 def answered(batch: Sequence[Waiting], mark_keys: Sequence[bytes], values: Sequence[bytes | None]) -> list[Waiting]:

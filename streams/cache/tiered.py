@@ -184,15 +184,13 @@ class TieredCache:
         results: list[Found | MarketPrismError | None] = [None] * len(places)
         left = {n: (at, self._views[at.key.space, at.partition]) for n, at in enumerate(places)}
         end_s, wait_s = time.monotonic() + self._max_wait_s, _FIRST_WAIT_S
+        self._recall_many(left, results, max_age_ms)
         while left:
-            for n, (at, view) in list(left.items()):
-                if (found := self._recall(at, view, max_age_ms)) is not None:
-                    results[n] = found
-                    del left[n]
             refused, failures = await self._round(left, results, max_age_ms)
             for n in [n for n in left if n in failures and n not in refused]:
                 results[n] = failures[n]
                 del left[n]
+            self._recall_many(left, results, max_age_ms)  # what made an answer too old was heard while it was asked for
             left_s = end_s - time.monotonic()
             if left_s <= 0:
                 for n, (at, view) in left.items():
@@ -201,6 +199,7 @@ class TieredCache:
             if left:
                 await asyncio.sleep(min(wait_s, left_s))
                 wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+                self._recall_many(left, results, max_age_ms)
         return [result for result in results if result is not None]
 
     async def _round(
@@ -242,6 +241,14 @@ class TieredCache:
         else:
             rung.breaker.succeeded()  # what a batch costs is not compared with what a read costs
         return answers
+
+    def _recall_many(
+        self, left: dict[int, Asked], results: list[Found | MarketPrismError | None], max_age_ms: float | None
+    ) -> None:
+        for n, (at, view) in list(left.items()):
+            if (found := self._recall(at, view, max_age_ms)) is not None:
+                results[n] = found
+                del left[n]
 
     def _recall(self, at: Location, view: PartitionView, max_age_ms: float | None) -> Found | None:
         held = self._recent.find(at, view)

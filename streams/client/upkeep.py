@@ -21,7 +21,6 @@ SPACES = {Source.FRAMES: Space.MARKET, Source.WRITES: Space.GENERIC}
 Views = Mapping[tuple[Space, int], PartitionView]
 Heard = Callable[[int, Invalidation], None]  # partition, record
 _Watched = dict[Location, set[asyncio.Event]]
-_NOTHING_HELD: Mapping[int, Held] = {}
 
 
 class Upkeep:
@@ -105,9 +104,10 @@ class Upkeep:
         """Entries of one instrument; those that were read from a tier ahead of the stream hold this change already."""
         stale = []
         version, rows, note_floor = record.to_version, record.rows, view.floors.note
-        facets = self._memory.facets(instrument) or _NOTHING_HELD
+        named = self._memory.named
         for facet in _facets(bits):
-            held, floor = facets.get(facet), facet_floor(instrument, facet)
+            floor = facet_floor(instrument, facet)
+            held = named(floor)
             note_floor(floor, version)
             if facet == BOOK or rows is None:
                 self._recent.forget(floor)

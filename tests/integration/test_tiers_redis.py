@@ -68,6 +68,18 @@ class TestRedis(TierContract):
     async def spoil(self, tier: Tier, at: Location, data: bytes) -> None:
         await self.redis.set(at.redis_key, data)
 
+    async def test_a_book_that_fails_harms_no_value_that_is_asked_for_with_it(self, tier: Tier) -> None:
+        texts = ("session:1", "md:binance.spot.BTC-USDT:book", "session:2")
+        places = [locate(text, prefix=self.prefix, n_partitions=4) for text in texts]
+        for at in places[::2]:
+            await self.redis.set(at.redis_key, encode_entry(5, StoredEntry(None, (), b"\xa1x")))
+        await self.redis.hset(places[1].mark_key, "no", "mark")  # type: ignore[misc]
+        views = [PartitionView(64) for _ in places]
+        for _ in range(20):
+            one, book, two = await tier.read_many(list(zip(places, views, strict=True)))
+            assert isinstance(book, Exception)
+            assert [isinstance(answer, Held) and answer.value for answer in (one, two)] == ["x", "x"]
+
 
 class TestRedisCluster(TierContract):
     """Entries are written without the worker's function: its fences are tested on one Redis."""

@@ -55,7 +55,7 @@ def test_bytes_are_given_back_whichever_way_an_entry_leaves() -> None:
         for space in Space:
             memory.drop_partition(space, partition)
     assert (len(memory), memory.bytes) == (0, 0)
-    assert memory.facets(held("md:binance.spot.BTC-USDT:quote").at.key.subject) is None
+    assert memory.named(held("md:binance.spot.BTC-USDT:quote").at.floor) is None
 
 
 def test_what_was_read_again_stays_and_what_was_not_leaves() -> None:
@@ -76,7 +76,7 @@ def test_looking_is_no_read() -> None:
     memory = Memory(1 << 20)
     memory.put(held("md:binance.spot.BTC-USDT:quote"))
     assert memory.look("md:binance.spot.BTC-USDT:quote") is not None
-    assert memory.facets(held("md:binance.spot.BTC-USDT:quote").at.key.subject)
+    assert memory.named(held("md:binance.spot.BTC-USDT:quote").at.floor) is not None
     assert memory.stats.requests == 0
     memory.get("s:1")
     memory.get("md:binance.spot.BTC-USDT:quote")
@@ -161,13 +161,26 @@ def test_an_entry_larger_than_the_bound_is_not_kept() -> None:
     assert (len(memory), memory.bytes) == (0, 0)
 
 
-def test_facets_of_an_instrument_are_found_by_its_hash() -> None:
+def test_a_market_entry_is_found_by_its_floor_until_it_leaves() -> None:
     memory = Memory(1 << 20)
     quote, trade = held("md:binance.spot.BTC-USDT:quote"), held("md:binance.spot.BTC-USDT:trade")
     memory.put(quote)
     memory.put(trade)
     memory.drop(quote.at.key.text)
-    assert memory.facets(quote.at.key.subject) == {trade.at.key.facet: trade}
+    assert memory.named(trade.at.floor) is trade
+    assert memory.named(quote.at.floor) is None
+
+
+def test_of_two_keys_with_one_floor_the_later_stays_and_is_found() -> None:
+    memory = Memory(1 << 20)
+    quote, other = held("md:binance.spot.BTC-USDT:quote"), held("md:binance.spot.ETH-USDT:trade")
+    other.at = msgspec.structs.replace(other.at, floor=quote.at.floor)
+    for one, gone in ((quote, other), (other, quote)):
+        memory.put(one)
+        assert memory.named(quote.at.floor) is one
+        assert memory.look(gone.at.key.text) is None
+    memory.drop(other.at.key.text)
+    assert (len(memory), memory.bytes, memory.named(quote.at.floor)) == (0, 0, None)
 
 
 @pytest.mark.parametrize("text", ["s:1", "md:binance.spot.BTC-USDT:quote"])

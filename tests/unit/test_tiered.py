@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +22,9 @@ from streams.cache.disk_tier import DiskTier
 from streams.cache.held import Held
 from streams.cache.memory import Memory
 from streams.cache.memory_tier import MemoryTier
+from streams.cache.recent import RecentRows
 from streams.cache.rocks_tier import RocksTier
-from streams.cache.tier import OwnTier, Tier, Wrapper
+from streams.cache.tier import Answer, Asked, OwnTier, Tier, Wrapper
 from streams.cache.tiered import Found, TieredCache
 from streams.settings import Settings
 from streams.testing.chaos import Chaos, ChaosTier
@@ -231,6 +232,35 @@ async def test_results_of_many_keys_keep_their_order_when_some_fail(world: World
         if isinstance(result, Found):
             assert result.held.at is places[n]
             assert (value(result) if n % 2 == 0 else result.held.version) == (n if n % 2 == 0 else NOTHING)
+
+
+class Meanwhile(Wrapper):
+    """While it is asked, the reader hears of a row."""
+
+    def __init__(self, inner: Tier, recent: RecentRows, row: bytes) -> None:
+        super().__init__(inner)
+        self.recent, self.row = recent, row
+
+    async def read_many(self, asked: Sequence[Asked]) -> Sequence[Answer]:
+        answers: Sequence[Answer] = await self.inner.read_many(asked)
+        for at, view in asked:
+            view.hear(view.position, 7)
+            view.floors.note(at.floor, 7)
+            self.recent.note(at.floor, 7, self.row)
+        return answers
+
+
+async def test_a_row_that_is_heard_while_the_tiers_are_asked_is_the_answer_without_a_wait(
+    world: World, stack: AsyncExitStack
+) -> None:
+    recent, at = RecentRows(4), world.place("md:binance.spot.BTC-USDT:quote")
+    row = bytes(66) + bytes([at.key.facet]) + bytes(5)
+    tier = Meanwhile(world.near, recent, row)
+    cache = TieredCache(world.views, world.memory, [tier], max_wait_s=0.0, age_ms=lambda held: None, recent=recent)
+    await stack.enter_async_context(cache)
+    (found,) = await cache.read_many([at])
+    assert isinstance(found, Found)
+    assert (found.tier, found.held.row) == ("stream", row)
 
 
 class Stubborn(Wrapper):
