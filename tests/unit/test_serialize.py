@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import pickle
 import struct
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import cramjam
 import msgspec
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 
 from models.cache.serialize import EXTENSION, Serializer
 from models.errors import UnreadableValue, WriteRefused
 
 KEY, OTHER_KEY = b"a key of 16 bytes", b"another of theirs"
 VALUE = {"user": 7, "names": ["a", "b"], "none": None, "ratio": 0.5}
-
-
-class Quote:
-    """What protoc makes of a message, as far as it is needed."""
-
-    class DESCRIPTOR:
-        full_name: ClassVar[str] = "market.Quote"
-
-    def __init__(self, price: str) -> None:
-        self.price = price
-
-    def SerializeToString(self) -> bytes:
-        return b"\x0a" + bytes([len(self.price)]) + self.price.encode()
-
-    @classmethod
-    def FromString(cls, data: bytes) -> Self:
-        if data[:1] != b"\x0a" or len(data) != data[1] + 2:
-            raise RuntimeError("Error parsing message")
-        return cls(data[2:].decode())
 
 
 class Planted:
@@ -71,16 +53,18 @@ def test_every_reader_with_the_means_reads_every_form(form: Any, compress_above:
 
 
 def test_protobuf_is_read_by_those_who_have_its_class() -> None:
-    data = Serializer("protobuf", messages=[Quote]).encode(Quote("64000.5"))
-    assert Serializer(messages=[Quote]).decode(data).price == "64000.5"
+    data = Serializer("protobuf", messages=[StringValue]).encode(StringValue(value="64000.5"))
+    assert Serializer(messages=[StringValue]).decode(data) == StringValue(value="64000.5")
     assert reason(Serializer(), data) == "unknown_message"
-    assert reason(Serializer(messages=[Quote]), extension(head(2, 3, name=b"market.Quote") + b"abc")) == "bad_body"
+    name = b"google.protobuf.StringValue"
+    assert reason(Serializer(messages=[StringValue]), extension(head(2, 3, name=name) + b"abc")) == "bad_body"
 
 
 def test_a_golden_value_of_each_form() -> None:
     assert Serializer("json").encode([1]) == b"\xc7\x0b\x4d" + b"\x01\x01\x00\x00\x03\x00\x00\x00" + b"[1]"
-    quote = Serializer("protobuf", messages=[Quote]).encode(Quote("1"))
-    assert quote == b"\xc7\x17\x4d" + b"\x01\x02\x00\x0c\x03\x00\x00\x00" + b"market.Quote" + b"\x0a\x011"
+    text = Serializer("protobuf", messages=[StringValue]).encode(StringValue(value="1"))
+    name = b"google.protobuf.StringValue"
+    assert text == b"\xc7\x26\x4d" + b"\x01\x02\x00\x1b\x03\x00\x00\x00" + name + b"\x0a\x011"
     packed = Serializer(compress_above=10).encode("x" * 1000)
     assert packed[:2] + packed[2:11] == b"\xc7" + packed[1:2] + b"\x4d" + b"\x01\x00\x01\x00\xeb\x03\x00\x00"
     assert cramjam.zstd.decompress(packed[11:]) is not None
@@ -153,7 +137,7 @@ def test_values_that_no_form_has_bytes_for_are_refused() -> None:
     with pytest.raises(WriteRefused, match="pickle"):
         Serializer("pickle", pickle_keys=[KEY]).encode(lambda: None)
     with pytest.raises(WriteRefused, match="protobuf"):
-        Serializer("protobuf", messages=[Quote]).encode({"no": "message"})
+        Serializer("protobuf", messages=[StringValue]).encode({"no": "message"})
     with pytest.raises(WriteRefused, match="larger than 100"):
         Serializer(max_bytes=100).encode("x" * 101)
     with pytest.raises(WriteRefused, match="own"):
