@@ -8,7 +8,6 @@ from typing import Any
 
 from faust.types import TP
 
-from models.cache.version import offset_of
 from streams.cache.coherence import Coherence
 from streams.kafka.ownership import SOURCE_TOPICS, Ownership
 from streams.watchdog import Watchdog
@@ -62,7 +61,7 @@ class Duties:
                         (space, number): ends[tp][0]
                         for space, name in self._names.items()
                         for number in owned
-                        if (tp := TP(name, number)) in ends and at_end(owned[number].applied(space), ends[tp][1])
+                        if (tp := TP(name, number)) in ends and at_end(owned[number].next_offset(space), ends[tp][1])
                     }
                     await self._coherence.heartbeat(list(owned.values()), proven)
 
@@ -86,6 +85,6 @@ class Duties:
                     await self._ownership.patrol()
 
 
-def at_end(applied: int, end: int) -> bool:
-    """Whether the version is that of a log's last record; `end` is exclusive."""
-    return end == 0 or (applied >= 0 and offset_of(applied) + 1 >= end)
+def at_end(next_offset: int, end: int) -> bool:
+    """Whether all of a log was applied, as it is now; `end` is exclusive."""
+    return next_offset >= end

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,23 @@ from aiokafka import AIOKafkaProducer
 from faust.exceptions import ConsistencyError
 from faust.types import TP
 
+from agents.assignment import Assignment
 from agents.audit import AuditAgent
 from agents.duties import Duties
 from agents.gateway import GatewayAgent
 from agents.health import HealthServer
 from agents.market import MarketAgent
 from agents.persist import PersistAgent
+from agents.rounds import RoundAgents
 from models.errors import DeadlineExceeded, ServiceUnavailable
-from streams import metrics
 from streams.age import process_age_s
 from streams.cache.audit import Auditor
 from streams.cache.coherence import Coherence
 from streams.cache.connect import connect_redis
 from streams.cache.redis import PartitionWriter
+from streams.failstop import FailStop
 from streams.kafka.admin import ensure_topics, topic_ids
-from streams.kafka.app import claim_store, discard_foreign_store, disown_store, page_table, run_folder, worker_app
+from streams.kafka.app import discard_foreign_store, disown_store, page_table, run_folder, worker_app
 from streams.kafka.checkpoint import Checkpoints
 from streams.kafka.clients import start_producer, stop_client
 from streams.kafka.deadletter import DeadLetters
@@ -37,7 +39,7 @@ from streams.kafka.instruments import InstrumentDirectory
 from streams.kafka.ownership import Ownership
 from streams.kafka.recovery import Phase, Recovery
 from streams.kafka.room import Room
-from streams.kafka.transport import Round, Rounds, RoundTransport
+from streams.kafka.transport import Rounds, RoundTransport
 from streams.lag import LoopLag
 from streams.log import event
 from streams.settings import Settings
@@ -50,24 +52,16 @@ log = logging.getLogger(__name__)
 WATCH_S = 0.2
 STOP_S = 10.0  # Faust's own stop is given this long; state is durable before it begins
 
-Process = Callable[[Round], Awaitable[None]]
-
 
 class Worker:
     """One worker process: `async with Worker(settings) as worker: await worker.failed()`.
 
     Fail-stop: an error in a round or a barrier ends the worker, because the log has everything that it did not commit.
-
-    Attributes:
-        ready: all partitions that it was assigned are recovered and served.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.ready = False
-        self._failure: asyncio.Future[BaseException] | None = None
-        self._draining = False
-        self._holds_partitions = False
+        self.failstop = FailStop(self._commit_nothing)
         self._began = time.monotonic()
         self._lag = LoopLag()
         self._passed: dict[str, float] = {}
@@ -96,7 +90,6 @@ class Worker:
     async def _start(self) -> None:
         settings = self.settings
         self._pass("imported")
-        self._failure = asyncio.get_running_loop().create_future()
         self.health = HealthServer(settings.worker.port, self.report)
         await self.health.start()
         compiling = asyncio.create_task(asyncio.to_thread(compile_worker))  # while Kafka answers
@@ -122,39 +115,42 @@ class Worker:
         auditor = Auditor(
             self.ownership, self.coherence, self.table, self.redis, url=settings.redis.url, prefix=prefix
         )  # fmt: skip
-        self.audit = AuditAgent(auditor, settings.audit.keys_per_s, ready=lambda: self.ready and not self._failure_set)
+        self.audit = AuditAgent(auditor, settings.audit.keys_per_s, ready=self._serves)
         self.watchdog = Watchdog(settings.worker.stall_timeout_s)
         self.recovery = Recovery(
             self.app, self.table, settings, watchdog=self.watchdog, n_owned=lambda: len(self.ownership.partitions)
         )
         self.rounds = Rounds(self._barrier, self.ownership.needed)
         self.app.transport = RoundTransport(self.app.conf.broker, self.app, self.rounds)
+        self.agents = RoundAgents(self.app, self.rounds, prefix=prefix, watchdog=self.watchdog, failstop=self.failstop)
         await self._add_agents()
-        self.table.on_recover(self._recovered)
-        self.app.on_partitions_revoked.connect(self._revoked)
-        self.app.on_partitions_assigned.connect(self._assigned)
+        self.assignment = Assignment(
+            self.app, settings, table=self.table, ownership=self.ownership, recovery=self.recovery,
+            failstop=self.failstop, passed=self._pass,
+        )  # fmt: skip
         self.app.finalize()
-        discard_foreign_store(self.app, await self._changelog_id())
+        discard_foreign_store(self.app, await self.assignment.changelog_id())
         self._pass("prepared")
-        self.table.data.on_failure = self._fail
+        self.table.data.on_failure = self.failstop.fail
         self.room = Room(Path(self.app.conf.tabledir), settings.worker.disk_reserve_mb << 20)
         if settings.worker.checkpoint_dir:
             folder = Path(settings.worker.checkpoint_dir) / run_folder(settings)
             self.table.data.checkpoints = Checkpoints(
-                folder, settings.worker.checkpoint_interval_s, await self._changelog_id() or ""
+                folder, settings.worker.checkpoint_interval_s, await self.assignment.changelog_id() or ""
             )
         await compiling
         self._pass("compiled")
         self.recovery.enter(Phase.JOINING)
-        self._tasks = [asyncio.create_task(self._or_fail(self._watch()))]  # Faust waits for its group while it starts
-        await self._start_app()
+        lasting = self.failstop.lasting
+        self._tasks = [asyncio.create_task(lasting(self._watch()))]  # Faust waits for its group while it starts
+        with self.watchdog.watching("the start of Faust"):
+            await self.failstop.unless_failed(self.app.start())
         duties = Duties(
             ownership=self.ownership, coherence=self.coherence, watchdog=self.watchdog, prefix=prefix,
-            log_ends=lambda: self.app.consumer.log_ends, serves=lambda: self.ready and not self._failure_set,
-            may_write=lambda: not self.room.full,
+            log_ends=lambda: self.app.consumer.log_ends, serves=self._serves, may_write=lambda: not self.room.full,
         )  # fmt: skip
-        lasting = (*duties.all(), self._watch_app(), self.audit.run())
-        self._tasks += [asyncio.create_task(self._or_fail(work)) for work in lasting]
+        works = (*duties.all(), self._watch_app(), self.audit.run())
+        self._tasks += [asyncio.create_task(lasting(work)) for work in works]
         await self._lag.__aenter__()
         event(log, "worker_started", id=settings.worker.id, port=self.health.port, prefix=prefix)
 
@@ -165,7 +161,7 @@ class Worker:
         """
         began = time.monotonic()
         if hasattr(self, "_tasks"):
-            if not self._failure_set:
+            if self.failstop.reason is None:
                 await self._bounded("last_barrier", self._finish(), self.settings.kafka.request_timeout_s)
             for task in self._tasks:
                 task.cancel()
@@ -177,7 +173,7 @@ class Worker:
 
     async def _finish(self) -> None:
         async with self.ownership.lock:
-            self._draining = True
+            self.agents.draining = True
         await self.app.consumer.maybe_wait_for_commit_to_finish()  # it may have begun before the last round
         await self.app.consumer.commit()
 
@@ -191,31 +187,20 @@ class Worker:
         elif not part.cancelled() and (exc := part.exception()) is not None:
             event(log, f"{what}_failed", level=logging.WARNING, detail=str(exc))
 
-    async def _start_app(self) -> None:
-        """Raises: whatever ends the worker meanwhile."""
-        assert self._failure is not None
-        starting = asyncio.create_task(self.app.start())
-        with self.watchdog.watching("the start of Faust"):
-            await asyncio.wait({starting, self._failure}, return_when=asyncio.FIRST_COMPLETED)
-        if self._failure.done():
-            starting.cancel()
-            raise self._failure.result()
-        await starting
-
     async def failed(self) -> BaseException:
         """Wait until the worker cannot go on; the reason."""
-        assert self._failure is not None
-        return await asyncio.shield(self._failure)
+        return await self.failstop.failed()
 
     def report(self) -> dict[str, Any]:
         """What `/health` says."""
         owned = self.ownership.partitions if hasattr(self, "ownership") else {}
         behind = sorted({f"{space.value}/{o.number}" for o in owned.values() for space in o.redis_behind})
         full = hasattr(self, "room") and self.room.full
-        status = "unhealthy" if self._failure_set or full else "degraded" if behind or not self.ready else "healthy"
+        ready, failed = self._ready, self.failstop.reason is not None
+        status = "unhealthy" if failed or full else "degraded" if behind or not ready else "healthy"
         return {
             "status": status,
-            "ready": self.ready and not self._failure_set,
+            "ready": ready and not failed,
             "pid": os.getpid(),
             "partitions": sorted(owned),
             "instruments": sum(len(o.market.slots) for o in owned.values()),
@@ -232,8 +217,11 @@ class Worker:
             self._passed[step] = round(process_age_s(), 3)
 
     @property
-    def _failure_set(self) -> bool:
-        return self._failure is not None and self._failure.done()
+    def _ready(self) -> bool:
+        return hasattr(self, "assignment") and self.assignment.ready
+
+    def _serves(self) -> bool:
+        return self._ready and self.failstop.reason is None
 
     async def _add_agents(self) -> None:
         settings, prefix = self.settings, self.settings.topics.prefix
@@ -251,90 +239,22 @@ class Worker:
         persist = PersistAgent(
             ownership=self.ownership, coherence=self.coherence, rounds=self.rounds, dead=dead, table=self.table
         )
-        self._agent("market", FRAMES, market.process)
-        self._agent("gateway", JSON_TICKS, gateway.process)
-        self.rounds.columnar.add(prefix + JSON_TICKS)
-        self._agent("persist", WRITES, persist.process)
-
-    def _agent(self, name: str, topic: str, process: Process) -> None:
-        """A thin Faust agent on a channel of rounds; the channel's bound of one is the back-pressure on the fetch."""
-        channel = self.app.channel(maxsize=1)
-        full_name = self.settings.topics.prefix + topic
-        self.rounds.sinks[full_name] = channel.put
-        self.app.topics.add(self.app.topic(full_name, key_serializer="raw", value_serializer="raw"))
-
-        async def rounds(stream: AsyncIterator[Round]) -> None:
-            async for round_ in stream:
-                await self._guarded(process, round_)
-
-        self.app.agent(channel, name=name)(rounds)
-
-    async def _guarded(self, process: Process, round_: Round) -> None:
-        if self._draining or self._failure_set or round_.generation != self.app.consumer_generation_id:
-            return
-        began = time.perf_counter()
-        try:
-            with self.watchdog.watching(f"a round of {round_.topic}, partitions {sorted(round_.records)}"):
-                await process(round_)
-        except Exception as exc:
-            self._fail(exc)
-            raise
-        metrics.ROUND_SECONDS.labels(round_.topic.removeprefix(self.settings.topics.prefix)).observe(
-            time.perf_counter() - began
-        )
-
-    async def _recovered(self) -> None:
-        if not self._holds_partitions:  # lost while they were recovered: a token taken now would fence their new owner
-            return
-        self._pass("recovered")
-        name = self.table.changelog_topic_name
-        numbers = sorted(tp.partition for tp in self.app.assignor.assigned_actives() if tp.topic == name)
-        try:
-            self.recovery.enter(Phase.TAKING_OVER)
-            changelog_id = await self._changelog_id() or ""
-            claim_store(self.app, changelog_id)
-            if self.table.data.checkpoints is not None:
-                self.table.data.checkpoints.changelog_id = changelog_id
-            await self.ownership.assign(numbers)
-        except Exception as exc:
-            self._fail(exc)
-            raise
-        metrics.PARTITIONS.set(len(numbers))
-        self.recovery.enter(Phase.SERVING)
-        self.ready = True
-        self._pass("served")
-
-    async def _changelog_id(self) -> str | None:
-        name = self.table.changelog_topic_name
-        return (await topic_ids(self.settings, [name]))[name]
-
-    async def _revoked(self, app: Any, revoked: set[TP], **_: Any) -> None:
-        self._holds_partitions = False
-        async with self.ownership.lock:  # the round in flight ends first, so its offsets are not of what comes next
-            self.ready = False
-            self.ownership.revoke()
-            metrics.PARTITIONS.set(0)
-        self.recovery.enter(Phase.JOINING)
-
-    async def _assigned(self, app: Any, assigned: set[TP], **_: Any) -> None:
-        self._holds_partitions = True
-        self._pass("assigned")
-        self.recovery.enter(Phase.RECOVERING)
+        self.agents.add("market", FRAMES, market.process)
+        self.agents.add("gateway", JSON_TICKS, gateway.process, columnar=True)
+        self.agents.add("persist", WRITES, persist.process)
 
     async def _barrier(self, commit_offsets: Mapping[TP, int]) -> None:
-        await self.room.wait(lambda: self._draining or self._failure_set or self.app.rebalancing)
+        await self.room.wait(lambda: self.agents.is_over or self.app.rebalancing)
         with self.watchdog.watching(f"a barrier of partitions {sorted({tp.partition for tp in commit_offsets})}"):
             await self.ownership.barrier(commit_offsets)
 
-    def _fail(self, exc: BaseException) -> None:
-        if self._failure is not None and not self._failure.done():
-            event(log, "worker_failed", level=logging.ERROR, exc_info=True, detail=str(exc))
-            self.rounds.forget()  # Faust commits when it stops: a worker that failed, or was fenced, commits nothing
-            self._failure.set_result(exc)
+    def _commit_nothing(self) -> None:
+        """Faust commits when it stops: a worker that failed, or was fenced, must not."""
+        self.rounds.forget()
 
     async def _watch(self) -> None:
         """Each 200 ms: how far a recovery is, and whether anything stands still."""
-        while not self._failure_set:
+        while self.failstop.reason is None:
             await asyncio.sleep(WATCH_S)
             self.recovery.look()
             if (overdue := self.watchdog.overdue()) is None:
@@ -343,20 +263,13 @@ class Worker:
             with contextlib.suppress(ServiceUnavailable, TimeoutError):
                 async with asyncio.timeout(STOP_S):
                     why = await self.recovery.explain()
-            self._fail(DeadlineExceeded(overdue + why))
-
-    async def _or_fail(self, work: Coroutine[Any, Any, None]) -> None:
-        """Whatever ends work that lasts as long as the worker ends the worker."""
-        try:
-            await work
-        except Exception as exc:
-            self._fail(exc)
+            self.failstop.fail(DeadlineExceeded(overdue + why))
 
     async def _watch_app(self) -> None:
         await self.app._crashed.wait()
         if isinstance(self.app.crash_reason, ConsistencyError):
             disown_store(self.app)
-        self._fail(self.app.crash_reason or RuntimeError("Faust stopped without a reason"))
+        self.failstop.fail(self.app.crash_reason or RuntimeError("Faust stopped without a reason"))
 
     async def _close(self, part: str) -> None:
         match part, getattr(self, part, None):

@@ -12,9 +12,9 @@ _TRIM_BYTES, _MMAP_BYTES = 128 << 20, 32 << 20
 def keep_freed_memory() -> bool:
     """Let up to 128 MiB of freed memory stay with the process; False where the C library cannot (musl, macOS).
 
-    By default blocks above 128 KiB go back to the kernel once they are free, and come again as zeroed pages: fetched
-    records, unpacked frames and flushed pages made that 16 % of a worker's CPU at 250 instruments and 20 % at 100,000.
-    Resident memory stayed as it was, because the next round takes the same blocks.
+    By default blocks above 128 KiB go back to the kernel once they are free, and come again as zeroed pages, a page
+    fault each: fetched records, unpacked frames and flushed pages of every round. `tests/unit/test_allocator.py` counts
+    the faults. The next round takes the same blocks, so resident memory does not grow by it.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

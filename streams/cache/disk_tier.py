@@ -13,18 +13,16 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import rocksdict
 
 from models.cache.coherence import PartitionView
 from models.cache.kept import decode_kept
 from models.cache.keys import Location
-from models.cache.policy import Capacity, Reason
-from models.cache.s3fifo import S3FIFO
 from models.cache.version import NOTHING
 from models.errors import MarketPrismError, ServiceUnavailable
 from streams import metrics
+from streams.cache.disk_index import DiskIndex, Place
 from streams.cache.disk_store import (
     META,
     Group,
@@ -57,16 +55,6 @@ _RESUME_S = 300.0  # older offsets are not gone back to: catching up would take 
 _MS, _S = 1_000_000, 1_000_000_000
 
 
-class _Place(NamedTuple):
-    """What is known of an entry without reading it."""
-
-    group: Group
-    floor: int | str
-    as_of: int
-    expires_at_ms: int | None
-    restored: bool
-
-
 class DiskTier:
     """Own tier in a RocksDB at `reader.disk_dir`, which one process has at a time.
 
@@ -97,9 +85,7 @@ class DiskTier:
         self._views, self._positions, self._clock = views, positions, clock
         self.max_bytes = settings.reader.disk_bytes
         self.unreadable = self.refused = 0
-        self._policy: S3FIFO[str] = S3FIFO(Capacity(weight=self.max_bytes), self._left)
-        self._places: dict[str, _Place] = {}
-        self._marks: dict[Group, int] = {}
+        self._index = DiskIndex(self.max_bytes, self._left)
         self._skew_ns = int(settings.clock.max_skew_ms * _MS)
         self._believed_ns = 0  # what was found is believed once all is heard that happened before this
         self._meta: Meta | None = None
@@ -111,17 +97,17 @@ class DiskTier:
         return f"DiskTier({len(self)} entries, {self.bytes}/{self.max_bytes} bytes)"
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._index)
 
     @property
     def bytes(self) -> int:
         """What all entries take; the files also hold some that were overwritten or deleted."""
-        return self._policy.weight
+        return self._index.bytes
 
     def resume_at(self) -> Offsets | None:
         """See `OwnTier.resume_at`."""
         meta = self._meta
-        if meta is None or not self._places or self._clock() - meta.saved_ns > _RESUME_S * _S:
+        if meta is None or not len(self._index) or self._clock() - meta.saved_ns > _RESUME_S * _S:
             return None
         return meta.offsets or None
 
@@ -134,10 +120,10 @@ class DiskTier:
         if self._db is None:
             raise self._failure
         text = at.key.text
-        place = self._places.get(text)
+        place = self._index.find(text)
         if place is None or not view.synced or (place.restored and view.watermark_ns < self._believed_ns):
             return None
-        if place.expires_at_ms is not None and place.expires_at_ms * _MS <= self._clock():
+        if place.is_over(self._clock() // _MS):
             self.drop(text)
             return None
         try:
@@ -152,7 +138,7 @@ class DiskTier:
             metrics.UNREADABLE.labels("disk_entry").inc()
             self.drop(text)
             return None
-        self._policy.touch(text)
+        self._index.touch(text)
         return unpack_held(at, view, place.as_of, kept)
 
     async def read_many(self, asked: Sequence[Asked]) -> Sequence[Answer]:
@@ -174,10 +160,7 @@ class DiskTier:
         """See `OwnTier.keep`."""
         at, text = held.at, held.at.key.text
         group = at.key.space, at.partition
-        place = self._places.get(text)
-        # Below the mark it would be believed after a restart although what came between was not heard yet.
-        newest = max(self._marks.get(group, NOTHING), NOTHING if place is None else place.as_of)
-        if self._db is None or held.as_of < newest or (place is not None and held.as_of == place.as_of):
+        if self._db is None or not self._index.takes(text, group, held.as_of):
             return
         key, value = entry_key(group, text), pack_held(held)
         n_bytes = len(key) + len(value) + _ENTRY_BYTES
@@ -191,12 +174,12 @@ class DiskTier:
         except Exception as exc:
             self._fail(exc)
             return
-        self._places[text] = _Place(group, at.floor, held.as_of, held.expires_at_ms, restored=False)
-        self._policy.put(text, n_bytes)
+        place = Place(group, at.floor, held.as_of, held.expires_at_ms, restored=False)
+        self._index.put(text, place, n_bytes)
 
     def drop(self, text: str) -> None:
         """See `OwnTier.drop`."""
-        self._policy.remove(text)
+        self._index.drop(text)
 
     async def close(self) -> None:
         """Sweep once more, so that the next process may believe what is there, and close the store."""
@@ -213,22 +196,19 @@ class DiskTier:
         marks = {group: view.position for group, view in self._views.items() if view.synced}
         offsets = dict(self._positions())
         now_ms = self._clock() // _MS
-        for n, (text, place) in enumerate(list(self._places.items())):
-            expired = place.expires_at_ms is not None and place.expires_at_ms <= now_ms
-            view = self._views[place.group]
-            stale = view.synced and not view.admits(place.floor, place.as_of)
-            if (expired or stale) and self._places.get(text) is place:
+        for n, (text, is_worthless) in enumerate(self._index.worthless(self._views, now_ms)):
+            if is_worthless:
                 self.drop(text)
             if n % _CHUNK == _CHUNK - 1:
                 await asyncio.sleep(0)
-        self._marks |= marks
+        self._index.marks |= marks
         self._write_meta(offsets)
 
     def _write_meta(self, offsets: Offsets) -> None:
         if self._db is None:
             return
         try:
-            self._db.put(META, encode_meta(self._n_partitions, self._clock(), self._marks, offsets))
+            self._db.put(META, encode_meta(self._n_partitions, self._clock(), self._index.marks, offsets))
         except Exception as exc:
             self._fail(exc)
 
@@ -260,16 +240,15 @@ class DiskTier:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _restore(self, db: rocksdict.Rdict) -> None:
-        self._policy.clear()
-        self._places.clear()
+        self._index.clear()
         self._meta = meta = read_meta(db.get(META))
         if meta is None or meta.n_partitions != self._n_partitions:
             for key, _ in scan(db):
                 db.delete(key)
-            self._meta, self._marks = None, {}
+            self._meta = None
             self._write_meta({})
             return
-        self._marks = meta.by_group()
+        self._index.marks = meta.by_group()
         gone = []
         for n, (key, value) in enumerate(scan(db)):
             if key == META:
@@ -279,21 +258,18 @@ class DiskTier:
             if kept is None or group not in self._views:
                 gone.append(key)
                 continue
-            if text in self._places:  # kept since this began
+            if text in self._index:  # kept since this began
                 continue
-            as_of = max(kept.as_of, self._marks.get(group, NOTHING))
-            self._places[text] = _Place(group, kept.floor or text, as_of, kept.expires_at_ms, restored=True)
-            self._policy.put(text, len(key) + len(value) + _ENTRY_BYTES)
+            as_of = max(kept.as_of, self._index.marks.get(group, NOTHING))
+            place = Place(group, kept.floor or text, as_of, kept.expires_at_ms, restored=True)
+            self._index.put(text, place, len(key) + len(value) + _ENTRY_BYTES)
             if n % _CHUNK == _CHUNK - 1:
                 await asyncio.sleep(0)
         for key in gone:
             db.delete(key)
 
-    def _left(self, text: str, weight: int, reason: Reason) -> None:
-        if reason is Reason.REPLACED:
-            return
-        place = self._places.pop(text, None)
-        if place is None or self._db is None or reason is Reason.CLEARED:
+    def _left(self, text: str, place: Place) -> None:
+        if self._db is None:
             return
         try:
             self._db.delete(entry_key(place.group, text))

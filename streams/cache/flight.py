@@ -11,6 +11,8 @@ from models.errors import ServiceUnavailable
 
 T = TypeVar("T")
 
+_AGAIN_S = 0.5  # what lost its cancellation (redis-py does at times, see `LoadLocks`) gets another
+
 
 @dataclass
 class Flight(Generic[T]):
@@ -59,9 +61,10 @@ class Flights(Generic[T]):
     async def close(self) -> None:
         """Cancel what is under way and wait for its end."""
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=_AGAIN_S)
 
     def _land(self, key: str, flight: Flight[T], task: asyncio.Task[T]) -> None:
         self._tasks.discard(task)

@@ -127,16 +127,21 @@ class LoadLocks:
     @asynccontextmanager
     async def keep(self, key: str, lease: Lease) -> AsyncIterator[None]:
         """Renew a lease three times in its length, until the block ends or it has passed on."""
-        task = asyncio.create_task(self._renewals(key, lease))
+        over = asyncio.Event()
+        task = asyncio.create_task(self._renewals(key, lease, over))
         try:
             yield
         finally:
+            over.set()
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _renewals(self, key: str, lease: Lease) -> None:
+    async def _renewals(self, key: str, lease: Lease, over: asyncio.Event) -> None:
+        """Also ends by `over`: redis-py loses a cancellation that comes just as a command was written, because
+        `asyncio.wait_for` of Python 3.11 does. Without it the lease would be renewed, and waited for, for ever.
+        """
         is_ours = True
-        while is_ours:
+        while is_ours and not over.is_set():
             await asyncio.sleep(self._lease_s / _RENEWALS_A_LEASE)
             with suppress(ServiceUnavailable):  # the next one may come in time
                 is_ours = await self.renew(key, lease)

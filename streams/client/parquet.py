@@ -31,7 +31,7 @@ class RowTable:
 def open_rows(path: str) -> RowTable:
     """Raises: UnreadableSource when the file is no Parquet, or its columns or their types make no ticks."""
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, page_checksum_verification=True)  # where the writer left checksums
     except (pa.ArrowException, OSError) as exc:
         raise UnreadableSource(f"{path}: not a readable Parquet file ({str(exc).splitlines()[0][:120]})") from exc
     schema = file.schema_arrow
@@ -43,7 +43,7 @@ def open_rows(path: str) -> RowTable:
 
 
 async def read_rows(table: RowTable) -> AsyncIterator[SourceBatch]:
-    """Raises: UnreadableSource when a page of the file is damaged."""
+    """Raises: UnreadableSource when a page of the file is damaged: it cannot be decoded, or its checksum is another."""
     batches = _batches(table)
     while (batch := await asyncio.to_thread(next, batches, None)) is not None:
         yield batch
@@ -61,7 +61,10 @@ def _batches(table: RowTable) -> Iterator[SourceBatch]:
             done += len(rows)
             yield batch
     except (pa.ArrowException, OSError) as exc:
-        raise UnreadableSource(f"{table.path}: row {done + 1} and on cannot be read ({str(exc)[:120]})") from exc
+        raise UnreadableSource(
+            f"{table.path}: the file is damaged, row {done + 1} and on cannot be read ({str(exc)[:120]}): fetch it "
+            "again from where it came, or write it anew"
+        ) from exc
 
 
 def _add(batch: SourceBatch, names: list[str], row: tuple[Any, ...], number: int) -> None:

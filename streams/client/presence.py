@@ -144,7 +144,7 @@ class Presence:
         return known.is_full or self._deleted[name] > known.n_expected * _MAX_DELETED_RATIO
 
     async def _run(self, redis: Redis) -> None:
-        while True:
+        while self._cache is not None:  # a scan may lose the cancellation: see `LoadLocks`
             await self._wake.wait()
             self._wake.clear()
             try:

@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, nullcontext, suppress
 from typing import Any, Self
 
 import msgspec
@@ -133,7 +133,7 @@ class ReadThrough:
         try:
             packed, version = await self._wait(key, loader, policy)
         except Exception:
-            if entry is None:
+            if entry is None or self._is_over(entry):
                 raise
             metrics.LOADS.labels("stale").inc()
             return Loaded(key, entry.value, stale=True, version=entry.version)
@@ -170,7 +170,7 @@ class ReadThrough:
             return self._cache.encoded(key, lease.value), lease.version
         filled: int | None = None
         try:
-            async with nullcontext() if lease is None else self._locks.keep(key, lease):
+            async with self._kept(key, lease):
                 flight.base = base = await self._known(key)
                 packed = await self._call(key, loader, policy)
                 filled = await self._fill(key, packed, base, policy)
@@ -185,13 +185,14 @@ class ReadThrough:
         over, wait_s = b"", _FIRST_WAIT_S
         try:
             with self._cache.changes(key) as changed:
-                async with asyncio.timeout(policy.hard_timeout_s):
-                    while True:
+                async with asyncio.timeout(policy.hard_timeout_s) as limit:
+                    while not limit.expired():  # the client may have lost the cancellation: see `LoadLocks`
                         changed.clear()
                         claim = await self._locks.acquire(key, over)
                         if isinstance(claim, Filled):
                             self._cache.expect(key, claim.version)
-                        found = await self._found_meanwhile(key, policy, seen, claim)
+                        async with self._kept(key, claim):  # a tier may answer later than the lease ends
+                            found = await self._found_meanwhile(key, policy, seen, claim)
                         if isinstance(found, Entry):
                             return found
                         if isinstance(claim, Lease):
@@ -204,12 +205,16 @@ class ReadThrough:
                             async with asyncio.timeout(min(wait_s, max(left_s, _FIRST_WAIT_S))):
                                 await changed.wait()
                         wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+                    raise TimeoutError
         except ServiceUnavailable:
             return None
         except TimeoutError as exc:
             raise DeadlineExceeded(
                 f"{key}: another process has been loading it for more than {policy.hard_timeout_s} s"
             ) from exc
+
+    def _kept(self, key: str, claim: Lease | Busy | Filled | None) -> AbstractAsyncContextManager[None]:
+        return self._locks.keep(key, claim) if isinstance(claim, Lease) else nullcontext()
 
     async def _found_meanwhile(
         self, key: str, policy: LoadPolicy, seen: int | None, claim: Lease | Busy | Filled
@@ -240,6 +245,10 @@ class ReadThrough:
             load_ms=self._load_ms.get(_namespace(key), 0.0),
             draw=self._draw(),
         )
+
+    def _is_over(self, entry: Entry) -> bool:
+        """Whether its whole life, stale time included, has ended: a load may take longer than was left of it."""
+        return entry.expires_at_ms is not None and entry.expires_at_ms <= self._clock() // _MS
 
     async def _known(self, key: str) -> int:
         try:

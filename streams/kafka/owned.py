@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +13,7 @@ from models.cache.keys import Space
 from models.cache.packed_keys import PackedKeys
 from models.cache.partition import EntryChange, EntryPartition
 from models.cache.touched import Touched
-from models.cache.version import NOTHING
+from models.cache.version import NOTHING, epoch_of, offset_of, version
 from models.market import pages
 from models.market.pages import ControlPage, Flush
 from models.market.partition import MarketPartition
@@ -130,18 +131,31 @@ class OwnedPartition:
         self.market.rewrite_pages()
         self.entries.rewrite({key[1:].decode(): body for key, body in records if key.startswith(pages.ENTRY)})
 
-    def check_topics(self, topic_ids: dict[str, str], *, beyond_end: bool) -> bool:
-        """Raise the epoch when a source topic was created anew (rule 6); positions of sources stay.
+    def check_topics(self, topics: Mapping[Space, tuple[str, str]], *, beyond_end: Collection[Space]) -> bool:
+        """Raise the epoch when a source topic was created anew or lost its end (rule 6); positions of sources stay.
+
+        What was applied of the other topic counts in the new epoch: its log is the same, and nothing in it comes twice.
 
         Args:
-            topic_ids: Kafka's ids of the source topics as they are now.
-            beyond_end: a version that was applied lies beyond its topic's end: the log lost it.
+            topics: name and Kafka's id of the source topics as they are now.
+            beyond_end: of which a version was applied that lies beyond the topic's end: the log lost it.
 
         Returns:
             whether the epoch rose.
         """
-        changed = beyond_end or any(self.topic_ids.get(name, id_) != id_ for name, id_ in topic_ids.items())
-        self.topic_ids = dict(topic_ids)
-        if changed:
-            self.epoch += 1
-        return changed
+        over = {space for space, (name, id_) in topics.items() if self.topic_ids.get(name, id_) != id_}
+        over.update(beyond_end)
+        self.topic_ids = dict(topics.values())
+        if not over:
+            return False
+        before, self.epoch = self.epoch, self.epoch + 1
+        for space in set(Space) - over:
+            if (applied := self.applied(space)) != NOTHING and epoch_of(applied) == before:
+                state = self.market if space is Space.MARKET else self.entries
+                state.held = state.applied = self.announced[space] = version(self.epoch, offset_of(applied))
+        return True
+
+    def next_offset(self, space: Space) -> int:
+        """Of the next record of a source topic that the pages need: the first one, if they know nothing of its log."""
+        applied = self.applied(space)
+        return 0 if applied == NOTHING or epoch_of(applied) != self.epoch else offset_of(applied) + 1

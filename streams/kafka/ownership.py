@@ -14,7 +14,7 @@ from faust.types import TP
 
 from models.cache.invalidation import decode
 from models.cache.keys import Space
-from models.cache.version import NOTHING, epoch_of, offset_of
+from models.cache.version import epoch_of, offset_of
 from models.errors import ChangelogLost, CorruptFrame, CorruptPage, CorruptStore, OwnerFenced, ServiceUnavailable
 from models.market import pages
 from models.market.pages import Flush
@@ -78,7 +78,8 @@ class Ownership:
                     # A former owner may have applied what came after the first look, and its pages came after it too.
                     again = await topic_offsets(self._settings, states.values())
                     beyond_end = _beyond_end(owned, names, again)
-                if owned.check_topics({name: states[name].id for name in names.values()}, beyond_end=beyond_end):
+                topics = {space: (name, states[name].id) for space, name in names.items()}
+                if owned.check_topics(topics, beyond_end=beyond_end):
                     event(log, "epoch_raised", level=logging.WARNING, partition=number, epoch=owned.epoch)
                 await self._coherence.take_over(owned)
                 self.partitions[number] = owned
@@ -90,16 +91,15 @@ class Ownership:
     def needed(self) -> dict[TP, int]:
         """The next record of each source topic that the pages need; a later one must not be fetched first.
 
-        A topic that they know nothing of as it is now (a new epoch, rule 6) is left out.
+        Of a topic that they know nothing of as it is now (a new epoch, rule 6) that is the first: another owner may
+        have raised the same epoch meanwhile and committed what it applied of it.
         """
-        needed: dict[TP, int] = {}
-        for owned in self.partitions.values():
-            for space, topic in SOURCE_TOPICS.items():
-                if (applied := owned.applied(space)) == NOTHING:
-                    needed[TP(self._settings.topics.prefix + topic, owned.number)] = 0
-                elif epoch_of(applied) == owned.epoch:
-                    needed[TP(self._settings.topics.prefix + topic, owned.number)] = offset_of(applied) + 1
-        return needed
+        prefix = self._settings.topics.prefix
+        return {
+            TP(prefix + topic, owned.number): owned.next_offset(space)
+            for owned in self.partitions.values()
+            for space, topic in SOURCE_TOPICS.items()
+        }
 
     def revoke(self) -> None:
         """Forget everything: Faust hands out all partitions anew in every rebalance."""
@@ -264,9 +264,6 @@ class Ownership:
 
 def _beyond_end(
     owned: OwnedPartition, names: Mapping[Space, str], ends: Mapping[str, Sequence[tuple[int, int]]]
-) -> bool:
-    """Whether something was applied that lies beyond its topic's end: the log lost it (rule 6)."""
-    return any(
-        owned.applied(space) >= 0 and offset_of(owned.applied(space)) >= ends[name][owned.number][1]
-        for space, name in names.items()
-    )
+) -> set[Space]:
+    """Of which topics something was applied that lies beyond their end: the log lost it (rule 6)."""
+    return {space for space, name in names.items() if owned.next_offset(space) > ends[name][owned.number][1]}

@@ -128,7 +128,7 @@ def redis_that_lost_data_is_written_on(patch: pytest.MonkeyPatch) -> None:
 
 def worker_that_is_behind_says_now(patch: pytest.MonkeyPatch) -> None:
     """Rule 11: the watermark is the last fetch's, wherever the log ended."""
-    patch.setattr(sim_worker, "at_end", lambda applied, end: True)
+    patch.setattr(sim_worker, "at_end", lambda next_offset, end: True)
 
 
 def skew_is_forgotten(patch: pytest.MonkeyPatch) -> None:

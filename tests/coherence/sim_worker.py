@@ -213,7 +213,8 @@ class SimWorker(Process):
                     (space, number): self.ends[tp][0]
                     for space, name in SOURCE_TOPICS.items()
                     for number in owned
-                    if (tp := TP(name, number)) in self.ends and at_end(owned[number].applied(space), self.ends[tp][1])
+                    if (tp := TP(name, number)) in self.ends
+                    and at_end(owned[number].next_offset(space), self.ends[tp][1])
                 }
                 await coherence.heartbeat(list(owned.values()), proven)
 

@@ -10,8 +10,8 @@ import re
 import signal
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +34,7 @@ from streams.client.presence import Presence
 from streams.client.read_through import Loaded, ReadThrough
 from streams.client.reader import MarketCache
 from streams.client.write_behind import WriteBehind
+from streams.clock import now_ns
 from streams.services.ports import free_ports
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings, environment_of
@@ -201,6 +202,21 @@ async def test_an_ended_value_is_served_marked_when_the_load_fails_or_takes_long
     await wait_until(filled, DEADLINE_S, "the load that went on, ended in its turn")
 
 
+async def test_a_value_whose_time_ends_while_it_is_loaded_is_not_served(cache: MarketCache, settings: Settings) -> None:
+    now = [now_ns()]
+
+    async def fail_late() -> None:
+        now[0] += ENDED.stale_ms * 1_000_000
+        raise KeyError("away")
+
+    async with ReadThrough(cache, settings, clock=lambda: now[0]) as loads:
+        assert (await loads.get_or_load("stale:b", Source("old"), ENDED)).value == "old"
+        now[0] = now_ns() + 1_000_000_000
+        assert (await loads.get_or_load("stale:b", Source(KeyError()), ENDED)).stale
+        with pytest.raises(KeyError, match="away"):
+            await loads.get_or_load("stale:b", fail_late, ENDED)
+
+
 async def test_without_anything_to_serve_the_soft_timeout_raises_and_the_load_fills(
     loads: ReadThrough, wait_until: WaitUntil
 ) -> None:
@@ -276,6 +292,70 @@ async def test_a_lease_is_renewed_as_long_as_its_load_takes(
     await wait_until(renewed_often, DEADLINE_S, "four renewals")  # longer than the lease
     slow.gate.set()
     assert (await loading).value == "slow"
+
+
+class Unsteady:
+    """A Redis whose scripts wait for `before` them; `asked` is set when one begins."""
+
+    def __init__(self, redis: Redis, before: Callable[[], Awaitable[None]] | None = None) -> None:
+        self.redis, self.before, self.asked = redis, before, asyncio.Event()
+
+    async def eval(self, *arguments: Any) -> Any:
+        self.asked.set()
+        if self.before is not None:
+            await self.before()
+        return await self.redis.eval(*arguments)
+
+
+def locks_over(redis: Any, settings: Settings, lease_s: float) -> LoadLocks:
+    n_partitions = settings.kafka.partitions
+    return LoadLocks(redis, url="", prefix=settings.topics.prefix, n_partitions=n_partitions, lease_s=lease_s)
+
+
+@pytest.mark.parametrize("n_turns", range(8))
+async def test_a_load_ends_at_whatever_moment_of_a_renewal(settings: Settings, redis: Redis, n_turns: int) -> None:
+    """redis-py on Python 3.11 loses a cancellation that comes just as a command was written."""
+    unsteady = Unsteady(redis)
+    locks = locks_over(unsteady, settings, 0.3)
+    lease = await locks.acquire(f"moment:{n_turns}")
+    assert isinstance(lease, Lease)
+    unsteady.asked.clear()
+    async with asyncio.timeout(DEADLINE_S / 6), locks.keep(f"moment:{n_turns}", lease):
+        await unsteady.asked.wait()
+        for _ in range(n_turns):
+            await asyncio.sleep(0)
+
+
+async def test_who_waits_for_another_gives_up_also_when_the_client_loses_the_cancellation(
+    settings: Settings, cache: MarketCache, redis: Redis
+) -> None:
+    async def lose() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    locks = locks_over(redis, settings, DEADLINE_S)
+    assert isinstance(await locks.acquire("lost:b"), Lease)
+    async with ReadThrough(cache, settings) as deaf:
+        deaf._locks = locks_over(Unsteady(redis, lose), settings, DEADLINE_S)
+        async with asyncio.timeout(DEADLINE_S / 6):
+            with pytest.raises(DeadlineExceeded, match=r"another process has been loading it for more than 0\.05 s"):
+                await deaf.get_or_load("lost:b", Source(1), replace(MINUTE, hard_timeout_s=0.05))
+
+
+async def test_a_lease_is_kept_while_its_holder_still_asks_tiers_that_are_behind(
+    settings: Settings, redis: Redis
+) -> None:
+    slow = replace(settings, reader=replace(settings.reader, max_wait_s=1.2 * LEASE_S))
+    async with MarketCache(slow) as cache, ReadThrough(cache, slow) as loads:
+
+        async def fall_behind() -> None:
+            cache.expect("look:a", 1 << 40)  # no tier will have it
+
+        async def load() -> bool:
+            return await redis.get(lock_of(settings, "look:a")) is not None
+
+        loads._locks = locks_over(Unsteady(redis, fall_behind), settings, LEASE_S)
+        assert (await loads.get_or_load("look:a", load, MINUTE)).value is True
 
 
 async def test_a_holder_who_lost_the_lease_overwrites_nothing(
@@ -472,6 +552,16 @@ async def test_presence_that_missed_something_denies_nothing_until_it_has_scanne
             await cache.put(key, "was there all the time")
         await wait_until(lambda: presence.is_ready, DEADLINE_S, "another scan")
         assert not presence.is_absent(key)
+
+
+async def test_presence_ends_at_whatever_moment_of_a_scan(settings: Settings, cache: MarketCache) -> None:
+    """As a lease's renewals do."""
+    for n_turns in range(40):
+        presence = Presence(settings, {"user": 10})
+        presence.hear(0, Invalidation(RecordType.CHANGES, Topic.WRITES, 1, 0, 0))
+        async with asyncio.timeout(DEADLINE_S / 6), presence.serving(cache):
+            for _ in range(n_turns):
+                await asyncio.sleep(0)
 
 
 # -- write-behind ------------------------------------------------------------------------------------------------------

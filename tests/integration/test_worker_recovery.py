@@ -19,7 +19,7 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 from models.cache.version import epoch_of
 from models.errors import ServiceUnavailable
 from streams.client.publisher import TickPublisher
-from streams.client.reader import MarketCache
+from streams.client.reader import Entry, MarketCache
 from streams.kafka.admin import ensure_topics
 from streams.kafka.offsets import last_offsets
 from streams.services.worker import WorkerProcess
@@ -44,6 +44,17 @@ async def publish(settings: Settings, name: str) -> None:
 async def publish_some(settings: Settings, wait_until: WaitUntil) -> None:
     await publish(settings, "C")
     await wait_until(reached([settings], await last_offsets(settings)), DEADLINE_S, "everything on disk")
+
+
+async def commit_all(settings: Settings) -> dict[int, int]:
+    """As another owner that has applied every frame; the last offset of each partition."""
+    ends = await last_offsets(settings)
+    offsets = {TopicPartition(settings.topics.prefix + FRAMES, number): end + 1 for number, end in ends.items()}
+    group = settings.topics.prefix + settings.worker.id
+    async with AIOKafkaConsumer(bootstrap_servers=settings.kafka.bootstrap, group_id=group) as other:
+        other.assign(list(offsets))
+        await other.commit(offsets)
+    return ends
 
 
 @asynccontextmanager
@@ -111,15 +122,37 @@ async def test_what_the_group_committed_beyond_the_pages_is_read_all_the_same(
         await publish_some(settings, wait_until)
         await worker.stop()
         await publish(settings, "D")
-        ends = await last_offsets(settings)
-        offsets = {TopicPartition(settings.topics.prefix + FRAMES, number): end + 1 for number, end in ends.items()}
-        group = settings.topics.prefix + settings.worker.id
-        async with AIOKafkaConsumer(bootstrap_servers=settings.kafka.bootstrap, group_id=group) as other:
-            other.assign(list(offsets))
-            await other.commit(offsets)
+        ends = await commit_all(settings)
         await worker.start()
         await wait_until(reached([settings], ends), DEADLINE_S, "what was published while it was away")
         assert "committed_beyond_state" in (tmp_path / "log").read_text()
+
+
+async def test_a_topic_created_anew_is_read_from_its_first_record_whatever_the_group_committed(
+    settings: Settings, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    """As above, and both owners raised the epoch: the pages of the one that woke know nothing of the new topic."""
+    async with WorkerProcess(settings, tmp_path / "log") as worker:
+        await publish_some(settings, wait_until)
+        async with MarketCache(settings, follow=False) as cache:
+            assert await cache.incr("count:a") == 1
+        await worker.stop()
+        async with changelog(settings) as (admin, _):
+            await admin.delete_topics([settings.topics.prefix + FRAMES])
+        await ensure_topics(settings)
+        await publish(settings, "E")
+        await commit_all(settings)
+        await worker.start()
+        async with MarketCache(settings, follow=False) as cache:
+
+            async def served() -> bool:
+                found = await cache.get_many([f"md:x.spot.E{number}-USD:trade" for number in range(40)])
+                return all(isinstance(entry, Entry) and epoch_of(entry.version) == 1 for entry in found)
+
+            await wait_until(served, DEADLINE_S, "every instrument of the new topic")
+            assert await cache.incr("count:a") == 2
+            entry = await cache.get("count:a")
+            assert entry is not None and epoch_of(entry.version) == 1
 
 
 @pytest.mark.parametrize("redis", ["lives", "forgot"])

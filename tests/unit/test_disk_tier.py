@@ -145,7 +145,7 @@ async def test_what_is_older_than_the_mark_is_not_kept(folder: Path) -> None:
         held = await after.read()
         assert held is not None
         assert (held.as_of, held.packed) == (11, b"\xa1z")
-        assert tier._marks[SPACE, PARTITION] == 10
+        assert tier._index.marks[SPACE, PARTITION] == 10
         tier.drop("s:1")
         tier.keep(after.held("s:1", 9))
         assert await after.read() is None
@@ -197,7 +197,7 @@ async def test_a_damaged_store_is_emptied_or_read_and_never_in_the_way(folder: P
     async with after.open() as tier:
         assert await after.read() is None or len(tier) == 1
         tier.keep(after.held("s:2", 12))
-        assert "s:2" in tier._places
+        assert "s:2" in tier._index
 
 
 async def test_a_folder_that_another_process_has_is_left_alone(folder: Path) -> None:

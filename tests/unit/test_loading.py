@@ -6,6 +6,7 @@ import asyncio
 import math
 import random
 import statistics
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
@@ -249,6 +250,24 @@ async def test_a_waiter_that_is_cancelled_leaves_the_flight_to_the_others() -> N
         await waiters[0]
     gate.set()
     assert [await waiter for waiter in waiters[1:]] == ["done", "done"]
+
+
+async def test_closing_ends_also_a_flight_that_loses_its_first_cancellation() -> None:
+    flights: Flights[None] = Flights()
+    begun = asyncio.Event()
+
+    async def work(flight: Flight[None]) -> None:
+        begun.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    task = flights.join("k:1", 0, work)
+    await begun.wait()
+    async with asyncio.timeout(10):
+        await flights.close()
+    assert task.cancelled()
+    assert len(flights) == 0
 
 
 def test_failures_are_remembered_until_their_instant_and_bounded() -> None:

@@ -119,6 +119,25 @@ async def test_float_columns_of_parquet_are_refused_with_the_cure(tmp_path: Path
         await read(path)
 
 
+async def test_a_page_of_parquet_whose_checksum_is_another_is_not_published(tmp_path: Path) -> None:
+    """One digit of a price was changed, which can be decoded like any other."""
+    path, n = tmp_path / "t.parquet", 6_000
+    rows = {name: pa.array(values * n) for name, values in COLUMNS.items()}
+    rows["price"] = pa.array([f"{i}.5" for i in range(n)])
+    # The first batch is whole: it ends with the first row group.
+    pq.write_table(
+        pa.table(rows), path, compression="none", use_dictionary=False, write_page_checksum=True, row_group_size=4_096
+    )
+    data = path.read_bytes()
+    assert data.count(b"5000.5") == 1
+    path.write_bytes(data.replace(b"5000.5", b"6000.5"))
+    source, batches = TickSource(str(path)), []
+    with pytest.raises(UnreadableSource, match=r"t\.parquet: the file is damaged, row 4097 and on .*fetch it again"):
+        async for batch in source.batches():
+            batches.append(batch)  # noqa: PERF401 - what came before the error is looked at
+    assert [len(batch.ticks) for batch in batches] == [4_096]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
