@@ -79,12 +79,15 @@ class MarketAgent:
             if letters:
                 await self._dead.put(letters)
             if not round_.behind or not self._pace.wait_s(time.monotonic()):
-                await self.announce()
+                await self.announce(*self._ownership.partitions.values())
 
-    async def announce(self) -> None:
-        """Tell readers what was applied since they were told; under the ownership's lock."""
+    async def announce(self, *partitions: OwnedPartition) -> None:
+        """Tell readers what was applied to these partitions since they were told; under the ownership's lock.
+
+        A barrier behind the log's end names one at a time: its others would be told once more in their own turns.
+        """
         began = time.monotonic()
-        ahead = [o for o in self._ownership.partitions.values() if o.announced[Space.MARKET] < o.market.applied]
+        ahead = [o for o in partitions if o.announced[Space.MARKET] < o.market.applied]
         if ahead:
             steps = [market_step(owned, carried_rows=self._carried_rows) for owned in ahead]
             await self._coherence.publish(steps, beside=[record for owned in ahead for record in owned.windows])

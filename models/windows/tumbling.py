@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.market.conflate import NOTHING, PAGE_SLOTS
+from models.market.prefetch import AHEAD, CACHED_BYTES, prefetch
 from models.market.tick import Action, Kind
 from models.windows.window import (
     CLOSE,
@@ -32,6 +33,7 @@ from models.windows.window import (
 
 AHEAD_NS = SECOND_NS  # rule 15: on a live topic a row more than this ahead of its log-append time moves nothing
 
+_SLOTS_AHEAD = 4  # eight windows each
 _TEN, _MINUTE = RING, RING + 1
 N_OPEN = RING + 2
 _FAR = 1 << 62
@@ -133,8 +135,7 @@ class Windows:
         self.ensure((page + 1) * PAGE_SLOTS)
         slots = slice(page * PAGE_SLOTS, (page + 1) * PAGE_SLOTS)
         self.open[slots], self.sums[slots], self.page_version[page] = open_, sums, version
-        for slot in range(slots.start, slots.stop):
-            self._due[slot] = _next_due(self.open[slot])
+        _due(self.open, self._due, slots.start, slots.stop)
 
 
 def checksum(closed: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -151,90 +152,93 @@ def checksum(closed: NDArray[np.int64]) -> NDArray[np.uint64]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _mixed(window):  # type: ignore[no-untyped-def]
-    """As `checksum`, of one window."""
+def _emit(open_, slot, place, interval, sums, closed, n_closed):  # type: ignore[no-untyped-def]
+    """Close the window at a place: it joins those that closed, and its `checksum` the sums."""
+    closed[n_closed, 0], closed[n_closed, 1] = slot, interval
     mixed = np.uint64(0)
     for f in range(N_FIELDS):
-        mixed = (mixed ^ np.uint64(window[f])) * _PRIME
+        field = open_[slot, place, f]
+        closed[n_closed, 2 + f] = field
+        mixed = (mixed ^ np.uint64(field)) * _PRIME
         mixed ^= mixed >> np.uint64(32)
-    return mixed
-
-
-@numba.njit(cache=True, nogil=True)
-def _emit(window, slot, interval, sums, closed, n_closed):  # type: ignore[no-untyped-def]
-    row = closed[n_closed]
-    row[0], row[1] = slot, interval
-    for f in range(N_FIELDS):
-        row[2 + f] = window[f]
-    sums[slot, interval] += _mixed(window)
+    sums[slot, interval] += mixed
+    open_[slot, place, COUNT] = 0
     return n_closed + 1
 
 
 @numba.njit(cache=True, nogil=True)
-def _fold(into, part, number):  # type: ignore[no-untyped-def]
-    """Add a closed window to the longer one that it lies in."""
-    if into[COUNT] == 0:
-        for f in range(N_FIELDS):
-            into[f] = part[f]
-        into[START] = number
+def _fold(open_, slot, place, into, number):  # type: ignore[no-untyped-def]
+    """Add the window at a place, which has just closed, to the longer one that it lies in."""
+    if open_[slot, into, COUNT] == 0:
+        open_[slot, into, START] = number
+        for f in range(OPEN, N_FIELDS):
+            open_[slot, into, f] = open_[slot, place, f]
         return
-    into[HIGH] = max(into[HIGH], part[HIGH])
-    into[LOW] = min(into[LOW], part[LOW])
-    into[CLOSE] = part[CLOSE]
-    into[VOLUME] += part[VOLUME]
-    into[COUNT] += part[COUNT]
+    open_[slot, into, HIGH] = max(open_[slot, into, HIGH], open_[slot, place, HIGH])
+    open_[slot, into, LOW] = min(open_[slot, into, LOW], open_[slot, place, LOW])
+    open_[slot, into, CLOSE] = open_[slot, place, CLOSE]
+    open_[slot, into, VOLUME] += open_[slot, place, VOLUME]
+    open_[slot, into, COUNT] += open_[slot, place, COUNT]
 
 
 @numba.njit(cache=True, nogil=True)
-def _close_longer(windows, slot, second, sums, closed, n_closed):  # type: ignore[no-untyped-def]
+def _close_longer(open_, slot, second, sums, closed, n_closed):  # type: ignore[no-untyped-def]
     """Close the ten seconds and the minute if they end at or before `second`."""
-    ten, minute = windows[_TEN], windows[_MINUTE]
-    if ten[COUNT] and (ten[START] + 1) * _SECONDS_A_TEN <= second:
-        number = ten[START] // _TENS_A_MINUTE
-        if minute[COUNT] and minute[START] != number:
-            n_closed = _emit(minute, slot, 2, sums, closed, n_closed)
-            minute[COUNT] = 0
-        n_closed = _emit(ten, slot, 1, sums, closed, n_closed)
-        _fold(minute, ten, number)
-        ten[COUNT] = 0
-    if minute[COUNT] and (minute[START] + 1) * _SECONDS_A_TEN * _TENS_A_MINUTE <= second:
-        n_closed = _emit(minute, slot, 2, sums, closed, n_closed)
-        minute[COUNT] = 0
+    if open_[slot, _TEN, COUNT] and (open_[slot, _TEN, START] + 1) * _SECONDS_A_TEN <= second:
+        number = open_[slot, _TEN, START] // _TENS_A_MINUTE
+        if open_[slot, _MINUTE, COUNT] and open_[slot, _MINUTE, START] != number:
+            n_closed = _emit(open_, slot, _MINUTE, 2, sums, closed, n_closed)
+        _fold(open_, slot, _TEN, _MINUTE, number)
+        n_closed = _emit(open_, slot, _TEN, 1, sums, closed, n_closed)
+    if open_[slot, _MINUTE, COUNT] and (open_[slot, _MINUTE, START] + 1) * _SECONDS_A_TEN * _TENS_A_MINUTE <= second:
+        n_closed = _emit(open_, slot, _MINUTE, 2, sums, closed, n_closed)
     return n_closed
 
 
 @numba.njit(cache=True, nogil=True)
-def _next_due(windows):  # type: ignore[no-untyped-def]
-    due = np.int64(_FAR)
+def _first_second(open_, slot):  # type: ignore[no-untyped-def]
+    """The oldest open second and its place; _FAR if none is open. Without branches, which nobody could foretell."""
+    first, place = np.int64(_FAR), np.int64(0)
     for r in range(RING):
-        if windows[r, COUNT]:
-            due = min(due, windows[r, START] + 1)
-    if windows[_TEN, COUNT]:
-        due = min(due, (windows[_TEN, START] + 1) * _SECONDS_A_TEN)
-    if windows[_MINUTE, COUNT]:
-        due = min(due, (windows[_MINUTE, START] + 1) * _SECONDS_A_TEN * _TENS_A_MINUTE)
+        start = open_[slot, r, START]
+        start = start if open_[slot, r, COUNT] else np.int64(_FAR)
+        place = np.int64(r) if start < first else place
+        first = min(first, start)
+    return first, place
+
+
+@numba.njit(cache=True, nogil=True)
+def _next_due(open_, slot, first):  # type: ignore[no-untyped-def]
+    """When an instrument's next window ends whose oldest open second is `first`; in seconds."""
+    due = first + 1 if first < _FAR else np.int64(_FAR)
+    if open_[slot, _TEN, COUNT]:
+        due = min(due, (open_[slot, _TEN, START] + 1) * _SECONDS_A_TEN)
+    if open_[slot, _MINUTE, COUNT]:
+        due = min(due, (open_[slot, _MINUTE, START] + 1) * _SECONDS_A_TEN * _TENS_A_MINUTE)
     return due
 
 
 @numba.njit(cache=True, nogil=True)
+def _due(open_, due, start, stop):  # type: ignore[no-untyped-def]
+    """Set `due` of slots from `start` to before `stop`."""
+    for slot in range(start, stop):
+        due[slot] = _next_due(open_, slot, _first_second(open_, slot)[0])
+
+
+@numba.njit(cache=True, nogil=True)
 def _close_slot(slot, second, open_, sums, due, closed, n_closed):  # type: ignore[no-untyped-def]
-    """Close an instrument's windows that end at or before `second`, seconds in order of time."""
-    windows = open_[slot]
-    while True:
-        first = -1
-        for r in range(RING):
-            ends = windows[r, COUNT] and windows[r, START] < second
-            if ends and (first < 0 or windows[r, START] < windows[first, START]):
-                first = r
-        if first < 0:
-            break
-        window = windows[first]
-        n_closed = _close_longer(windows, slot, window[START], sums, closed, n_closed)
-        n_closed = _emit(window, slot, 0, sums, closed, n_closed)
-        _fold(windows[_TEN], window, window[START] // _SECONDS_A_TEN)
-        window[COUNT] = 0
-    n_closed = _close_longer(windows, slot, second, sums, closed, n_closed)
-    due[slot] = _next_due(windows)
+    """Close an instrument's windows that end at or before `second`, seconds in order of time.
+
+    No view of a window here and in what it calls, as in `models.market.conflate`.
+    """
+    first, place = _first_second(open_, slot)
+    while first < second:
+        n_closed = _close_longer(open_, slot, first, sums, closed, n_closed)
+        _fold(open_, slot, place, _TEN, first // _SECONDS_A_TEN)
+        n_closed = _emit(open_, slot, place, 0, sums, closed, n_closed)
+        first, place = _first_second(open_, slot)
+    n_closed = _close_longer(open_, slot, second, sums, closed, n_closed)
+    due[slot] = _next_due(open_, slot, first)
     return n_closed
 
 
@@ -246,7 +250,12 @@ def _apply(  # type: ignore[no-untyped-def]
     """Rows from `start` on; stops before a row that may close more windows than `closed` has room for."""
     second = watermark // SECOND_NS
     next_second_ns = (second + 1) * SECOND_NS
+    n_ahead = words.shape[0] - AHEAD if open_.nbytes > CACHED_BYTES else np.int64(0)
     for i in range(start, words.shape[0]):
+        if i < n_ahead:
+            instrument, kind = np.int32(words[i + AHEAD, 7] & 0xFFFFFFFF), words[i + AHEAD, 7] >> 32 & 255
+            if instrument >= 0 and kind == _K_TRADE:
+                prefetch(open_, (slot_of[instrument], words[i + AHEAD, 0] // SECOND_NS % RING))
         if np.uint64(words[i, 2]) <= after:
             continue
         instrument = np.int32(words[i, 7] & 0xFFFFFFFF)
@@ -276,24 +285,24 @@ def _apply(  # type: ignore[no-untyped-def]
             n_late += 1
             continue
         price, size = words[i, 4], words[i, 5]
-        window = open_[slot, number % RING]
-        if window[COUNT] and window[START] != number:
+        place = number % RING
+        if open_[slot, place, COUNT] and open_[slot, place, START] != number:
             if closed.shape[0] - n_closed < _MOST_CLOSED:
                 return i, watermark, n_closed, n_late
             n_closed = _close_slot(slot, second, open_, sums, due, closed, n_closed)
-            if window[COUNT]:  # of a later time: another run began on this topic and set the watermark back
+            if open_[slot, place, COUNT]:  # of a later time: another run began here and set the watermark back
                 late[n_late] = i
                 n_late += 1
                 continue
-        if window[COUNT] == 0:
-            window[START], window[OPEN], window[HIGH], window[LOW] = number, price, price, price
-            window[VOLUME] = 0
+        if open_[slot, place, COUNT] == 0:
+            open_[slot, place, START], open_[slot, place, OPEN] = number, price
+            open_[slot, place, HIGH], open_[slot, place, LOW], open_[slot, place, VOLUME] = price, price, 0
             due[slot] = min(due[slot], number + 1)
-        window[HIGH] = max(window[HIGH], price)
-        window[LOW] = min(window[LOW], price)
-        window[CLOSE] = price
-        window[VOLUME] += size
-        window[COUNT] += 1
+        open_[slot, place, HIGH] = max(open_[slot, place, HIGH], price)
+        open_[slot, place, LOW] = min(open_[slot, place, LOW], price)
+        open_[slot, place, CLOSE] = price
+        open_[slot, place, VOLUME] += size
+        open_[slot, place, COUNT] += 1
         dirty[slot // PAGE_SLOTS] = True
     return words.shape[0], watermark, n_closed, n_late
 
@@ -302,7 +311,11 @@ def _apply(  # type: ignore[no-untyped-def]
 def _sweep(start, version, watermark, open_, sums, due, page_version, dirty, closed, n_closed):  # type: ignore[no-untyped-def]
     """Slots from `start` on; stops before one that may close more windows than `closed` has room for."""
     second = watermark // SECOND_NS
+    n_ahead = due.shape[0] - _SLOTS_AHEAD if open_.nbytes > CACHED_BYTES else np.int64(0)
     for slot in range(start, due.shape[0]):
+        if slot < n_ahead and due[slot + _SLOTS_AHEAD] <= second:
+            for w in range(N_OPEN):
+                prefetch(open_, (slot + _SLOTS_AHEAD, w))
         if due[slot] > second or version <= page_version[slot // PAGE_SLOTS]:
             continue
         if closed.shape[0] - n_closed < _MOST_CLOSED:

@@ -40,7 +40,8 @@ class Ownership:
     Attributes:
         partitions: by number; empty between revocation and recovery.
         lock: held for a whole round, so that a barrier copies pages only between rounds.
-        before_flush: awaited under the lock before pages are copied: what they hold was announced (rule 15).
+        before_flush: awaited under the lock before pages of a partition are copied: what they hold was announced
+            (rule 15).
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Ownership:
     ) -> None:
         self.partitions: dict[int, OwnedPartition] = {}
         self.lock = asyncio.Lock()
-        self.before_flush: Callable[[], Awaitable[None]] | None = None
+        self.before_flush: Callable[[OwnedPartition], Awaitable[None]] | None = None
         self._flushing = asyncio.Lock()
         self._settings = settings
         self._table = table
@@ -151,7 +152,7 @@ class Ownership:
             async with self.lock:  # a turn each: rounds go on between them
                 if (owned := self.partitions.get(number)) is swept:
                     if self.before_flush is not None:
-                        await self.before_flush()
+                        await self.before_flush(owned)
                     await self._coherence.settle([owned])
                     owned.entries.bury(over)
                     flushes.append((owned, owned.flush()))
