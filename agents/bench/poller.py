@@ -25,6 +25,7 @@ from streams.settings import Settings, load_settings
 
 _DETAIL = ("quote", "trade")
 _DRAIN_S = 30.0
+_TURN_S = 0.001  # uvloop's timers count whole milliseconds: a shorter sleep is none, and the loop would spin
 
 
 @dataclass
@@ -80,7 +81,7 @@ class Desk:
                 task.add_done_callback(self._tasks.discard)
                 done += 1
             if done < len(due_ns):
-                await asyncio.sleep(max(0.0, (due_ns[done] - time.monotonic_ns()) / 1e9))
+                await asyncio.sleep(max(_TURN_S, (due_ns[done] - time.monotonic_ns()) / 1e9))
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_DRAIN_S)
 

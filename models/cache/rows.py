@@ -89,6 +89,11 @@ def carried_version(body: bytes, to_version: int) -> int:
     return to_version - int.from_bytes(body[_AGE_AT:], "little")
 
 
+def carrier_version(body: bytes, version: int) -> int:
+    """Up to which version a record says that carries this row of `version`: turns `carried_version` round."""
+    return version + int.from_bytes(body[_AGE_AT:], "little")
+
+
 def as_people_see(row: Row) -> Value:
     """The row's fields by name. A side that is empty or a number that was never told is None."""
     return _FORMS[row.facet](row)

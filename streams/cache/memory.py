@@ -52,6 +52,7 @@ class Memory:
         clock: UTC ns; for expiry.
         on_evict: called once for each entry that leaves, after the call that made it leave. It runs in the event loop,
             so it must not block; it may use the cache. What it raises is logged.
+        made_room: called at once with each entry that leaves because others need its room.
 
     Attributes:
         stats: reads that found an entry and those that did not; entries that left, by reason.
@@ -64,6 +65,7 @@ class Memory:
         policy: str = S3FIFO.name,
         clock: Clock = now_ns,
         on_evict: OnEvict | None = None,
+        made_room: Callable[[Held], None] | None = None,
     ) -> None:
         self.max_bytes = max_bytes
         self.stats = CacheStats()
@@ -76,6 +78,7 @@ class Memory:
         self._deadlines: Deadlines[str] = Deadlines()  # UTC ms
         self._clock = clock
         self._on_evict = on_evict
+        self._made_room = made_room
         self._gone: list[Evicted] = []  # still to be told
         self._why = Reason.REMOVED  # a key that the policy is told to remove
 
@@ -171,10 +174,12 @@ class Memory:
             self._gone.append(Evicted(text, weight, reason))
         if reason is Reason.REPLACED:
             return
-        at = self._entries.pop(text).at
+        held = self._entries.pop(text)
         self._deadlines.drop(text)
-        if at.key.space is Space.MARKET:
-            del self._rows[at.floor]
+        if held.at.key.space is Space.MARKET:
+            del self._rows[held.at.floor]
+        if reason is Reason.CAPACITY and self._made_room is not None:
+            self._made_room(held)
 
     def _tell(self) -> None:
         """Users hear it when memory is whole again, so that they may use it."""

@@ -122,6 +122,7 @@ class MarketCache(DependentWrites):
             policy=settings.reader.policy,
             clock=clock,
             on_evict=on_evict,
+            made_room=recent.keep,
         )
         metrics.READERS.add(self._memory)
         self._tiers = TieredCache(

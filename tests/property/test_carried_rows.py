@@ -41,7 +41,7 @@ class World:
     ring: int
     n_recent: int = 0
     view: PartitionView = field(init=False)
-    memory: Memory = field(default_factory=lambda: Memory(1 << 20))
+    memory: Memory = field(init=False)
     heard: int = NOTHING
     given: dict[int, int] = field(default_factory=lambda: dict.fromkeys(range(len(KEYS)), NOTHING))
     needed: dict[int, int] = field(default_factory=lambda: dict.fromkeys(range(len(KEYS)), NOTHING))
@@ -49,6 +49,7 @@ class World:
     def __post_init__(self) -> None:
         self.view = PartitionView(self.ring)
         self.recent = RecentRows(self.n_recent)
+        self.memory = Memory(1 << 16, made_room=self.recent.keep)
         self.upkeep = Upkeep({(Space.MARKET, 0): self.view}, self.memory, recent=self.recent)
 
     def newest(self, key: int, as_of: int) -> int:
@@ -87,6 +88,13 @@ class World:
         for key in named:
             self.needed[key] = max(self.needed[key], self.newest(key, end))
 
+    def crowd(self) -> None:
+        """Something large comes into memory, and all else has to leave."""
+        at = locate("large:one", prefix="", n_partitions=1)
+        self.memory.put(Held(at, PartitionView(1), 1, 1, value=bytes(64_300)))
+        self.memory.drop(at.key.text)
+        assert not len(self.memory)
+
     def read(self, key: int, mark: int) -> None:
         """Memory, else what the stream just carried, else Redis as of `mark`, as `MarketCache` does it."""
         at = KEYS[key]
@@ -115,7 +123,7 @@ class World:
             assert held.shown() is held.shown()
 
 
-ACTS = ["announce", "announce", "read", "read", "read", "again", "lose", "forget"]
+ACTS = ["announce", "announce", "read", "read", "read", "again", "lose", "forget", "crowd"]
 HISTORY = st.lists(st.sets(st.integers(0, len(KEYS) - 1), max_size=4), min_size=4, max_size=30)
 
 
@@ -131,9 +139,7 @@ def test_no_answer_is_older_than_given_or_heard_of(
         for key in sorted(watched):
             stack.enter_context(world.upkeep.watch(KEYS[key]))
         for _ in range(data.draw(st.integers(1, 25))):
-            match data.draw(
-                st.sampled_from(["announce", "announce", "read", "read", "read", "again", "lose", "forget"])
-            ):
+            match data.draw(st.sampled_from(ACTS)):
                 case "announce":
                     start, end = end, data.draw(st.integers(end, last))
                     world.announce(start, end, rows=data.draw(st.booleans()))
@@ -142,6 +148,8 @@ def test_no_answer_is_older_than_given_or_heard_of(
                     world.announce(start, data.draw(st.integers(start, end)), rows=data.draw(st.booleans()))
                 case "lose":
                     end = data.draw(st.integers(end, last))
+                case "crowd":
+                    world.crowd()
                 case "forget":
                     world.memory.drop(KEYS[data.draw(st.integers(0, len(KEYS) - 1))].key.text)
                 case "read":
@@ -161,6 +169,19 @@ def test_a_row_that_was_just_carried_answers_before_redis_has_it() -> None:
     assert (held.version, held.as_of) == (0, 2)
     world.read(1, NOTHING)
     assert world.memory.look(KEYS[1].key.text) is held or world.given[1] == 0
+
+
+def test_a_row_that_had_to_leave_memory_answers_before_redis_has_it() -> None:
+    world = World([{0}, {1}, {1}, {0}], set(), 8, n_recent=8)
+    world.announce(NOTHING, 0, rows=True)
+    world.read(1, 1)  # ahead of the stream
+    world.announce(0, 2, rows=True)  # renewed in memory
+    world.read(0, 3)
+    world.crowd()
+    found = [world.recent.find(KEYS[key], world.view) for key in (0, 1)]
+    assert [held and (held.version, held.as_of) for held in found] == [(0, 2), (2, 2)]
+    world.read(1, NOTHING)
+    assert world.given[1] == 2
 
 
 def test_rows_that_were_carried_are_forgotten_with_the_next_record_of_their_key_or_a_loss() -> None:
