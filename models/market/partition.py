@@ -18,7 +18,7 @@ from models.market.instruments import INSTRUMENT_REF, Instrument
 from models.market.pages import Record, SourcePosition
 from models.market.slots import SlotTable
 from models.market.tick import TICK, Action, Kind, TickArray
-from models.windows.frame import RECORD_WINDOWS, encode_windows
+from models.windows.frame import MAX_WINDOWS, encode_windows
 from models.windows.page import decode_page, encode_page
 from models.windows.tumbling import AHEAD_NS, Windows
 from models.windows.window import END, INTERVALS, NO_WATERMARK
@@ -167,13 +167,14 @@ class MarketPartition:
 
     def closed_windows(self) -> list[bytes]:
         """Records of the windows that the last `apply` closed."""
-        if not len(closed := self.windows.closed()):
-            return []
-        refs, watermark_ns = self.slots.refs(), self.windows.watermark_ns
+        closed = self.windows.closed()
         return [
-            encode_windows(closed[at : at + RECORD_WINDOWS], refs, version=self.applied, watermark_ns=watermark_ns)
-            for at in range(0, len(closed), RECORD_WINDOWS)
-        ]
+            encode_windows(
+                closed[at : at + MAX_WINDOWS], self.slots.refs(),
+                version=self.applied, watermark_ns=self.windows.watermark_ns,
+            )
+            for at in range(0, len(closed), MAX_WINDOWS)
+        ]  # fmt: skip
 
     def _apply_books(self) -> None:
         """Give the books the rows that were set aside for them."""

@@ -17,10 +17,6 @@ from models.windows.window import INTERVALS_S, N_CLOSED, SECOND_NS
 MAGIC = b"MPW1"
 FORMAT = 1
 MAX_WINDOWS = 1 << 16
-# What is put into one record: its columns lie in the second-level cache, and near enough to each other that lz4, which
-# looks back 64 KiB, finds the high, low and close of a window that are its open. In records of 65,536 windows of
-# 100,000 instruments a window took 32 bytes and 167 ns to encode and compress, in such 22 and 114.
-RECORD_WINDOWS = 1 << 11
 HEADER = struct.Struct("<4sBBHIIqq")
 
 # A window as a row of the columns: 64 bytes, the list's index where a tick has it.

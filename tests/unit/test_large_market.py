@@ -1,4 +1,4 @@
-"""Markets of many instruments: what kernels and encoders do only for these changes nothing of what comes out."""
+"""Markets of many instruments: what kernels do only for these changes nothing of what comes out."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from models.market.partition import IncomingFrame, MarketPartition, open_frame
 from models.market.prefetch import CACHED_BYTES
 from models.market.tick import TickArray
 from models.perf.ticks import SeededTicks
-from models.windows.frame import RECORD_WINDOWS, decode_windows
-from models.windows.window import SECOND_NS
 
 LARGE = 16_384  # slots whose rows no cache holds
 
@@ -53,22 +51,3 @@ def test_a_large_partition_folds_as_a_small_one() -> None:
     assert small.rows.facet_of == large.rows.facet_of
     assert np.array_equal(small.rows.rows, large.rows.rows[:, : small.rows.capacity])
     assert np.array_equal(small.windows.sums, large.windows.sums[: len(small.windows.sums)])
-
-
-def test_many_windows_that_close_at_once_go_in_several_records_in_order() -> None:
-    source = SeededTicks(RECORD_WINDOWS // 2)
-    market = MarketPartition()
-    market.add(source.instruments)
-    market.apply([framed(source, source.opening(), 0)])
-    assert market.closed_windows() == []
-    ticks = next(source.batches(10))
-    ticks["ts_recv"] += 200 * SECOND_NS
-    market.apply([framed(source, ticks, 1)])
-    closed = market.windows.closed()
-    assert len(closed) == 3 * len(source.instruments)  # a second, ten seconds and a minute each
-    records = [decode_windows(data) for data in market.closed_windows()]
-    assert [len(record.windows) for record in records] == [RECORD_WINDOWS, len(closed) - RECORD_WINDOWS]
-    opens = np.concatenate([record.windows["open"] for record in records])
-    names = np.concatenate([record.instruments["hash"][record.windows["instrument_id"]] for record in records])
-    assert np.array_equal(opens, closed[:, 3])
-    assert np.array_equal(names, market.slots.hashes[closed[:, 0]])
