@@ -79,7 +79,7 @@ def market_batch(owned: OwnedPartition) -> Batch:
     market = owned.market
     _note(owned)
     slots, bits, *_ = owned.unwritten.take()
-    packed = pack_changes(market.rows, market.slots, slots, bits, to_version=market.applied)
+    packed = pack_changes(market.rows, market.slots, slots, bits, to_version=market.applied, carry=False)
     updates = _gone(owned, packed)
     if books := market.books.dirty(Consumer.PUBLISHER):
         updates += [_book_update(owned, change) for change in books]
@@ -108,7 +108,7 @@ def market_rewrite(owned: OwnedPartition) -> tuple[Batch, set[bytes]]:
     bits = np.zeros(len(slots), np.uint64)
     for plane, facet in enumerate(market.rows.facet_of):
         bits |= (market.rows.rows[plane, slots, facets.N_ROWS] > 0).astype(np.uint64) << np.uint64(facet)
-    packed = pack_changes(market.rows, market.slots, slots, bits, to_version=market.applied)
+    packed = pack_changes(market.rows, market.slots, slots, bits, to_version=market.applied, carry=False)
     _note(owned)
     owned.unwritten.take()
     owned.published_books.clear()
