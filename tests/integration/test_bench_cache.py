@@ -45,7 +45,7 @@ async def test_tiers_that_agree_break_nothing(make_settings: Callable[[Path], Se
 async def test_a_memory_that_is_not_renewed_is_found(
     make_settings: Callable[[Path], Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Memory, "facets", lambda self, instrument: None)  # what is announced finds no entry
+    monkeypatch.setattr(Memory, "named", lambda self, floor: None)  # what is announced finds no entry
     site = BenchSite(make_settings(tmp_path), tmp_path)
     assert await count_violations(site, instruments=10, seconds=0.5, seed=7) > 0
 
