@@ -208,13 +208,16 @@ class RedisTier:
             _fail(batch, exc)
         else:
             if behind:
-                self._start(self._ask_again(behind))
+                self._start(self._or_fail(behind, self._ask_again(behind)))
         self._kick()
 
     async def _serve(self, batch: list[Waiting]) -> None:
         """Answer all of a batch, whatever happens."""
+        await self._or_fail(batch, self._answer(batch))
+
+    async def _or_fail(self, batch: list[Waiting], work: Coroutine[Any, Any, None]) -> None:
         try:
-            await self._answer(batch)
+            await work
         except Exception as exc:  # of whatever kind: it is for those who wait, and nobody else hears of it
             _fail(batch, exc)
 
@@ -229,13 +232,9 @@ class RedisTier:
         await self._ask_again(behind)
 
     async def _ask_again(self, behind: list[Waiting]) -> None:
-        """A group was deleted that this reader has not heard of: once more, with its floor."""
-        try:
-            for partition, view in {one.at.partition: one.view for one in behind}.items():
-                await self.load_floors(partition, view)
-        except Exception as exc:
-            _fail(behind, exc)
-            return
+        """Once more, with the floor of a group that was deleted unheard. Raises: ServiceUnavailable."""
+        for partition, view in {one.at.partition: one.view for one in behind}.items():
+            await self.load_floors(partition, view)
         for waiting in behind:
             if (other := self._waiting.setdefault(waiting.at.redis_key, waiting)) is not waiting:
                 other.readers += waiting.readers
