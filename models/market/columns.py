@@ -191,8 +191,11 @@ def _encode_shapes(words, out, at):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def encode_columns(words, k, out):  # type: ignore[no-untyped-def]
+def encode_columns(words, k, by_instrument, out):  # type: ignore[no-untyped-def]
     """Write the columns of rows (ticks as int64, shape (n, 8), n >= 1) into `out`, which has `room(n)` bytes.
+
+    Args:
+        by_instrument: try a base for each of the k instruments too; in vain where most of them have a row or two.
 
     Returns:
         How many bytes were written, or minus a fault: BAD_INDEX or UNORDERED.
@@ -200,7 +203,7 @@ def encode_columns(words, k, out):  # type: ignore[no-untyped-def]
     n = words.shape[0]
     column, instrument = np.empty(n, np.int64), np.empty(n, np.int64)
     lo, hi = np.empty(k, np.int64), np.empty(k, np.int64)
-    groups = k
+    groups = k if by_instrument else np.int64(0)
     for i in range(n):
         instrument[i] = np.int32(words[i, 7] & _LOW_32)
         if instrument[i] < -1 or instrument[i] >= k:

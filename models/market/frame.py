@@ -69,7 +69,7 @@ def encode(
     )  # fmt: skip
     words = np.ascontiguousarray(ticks).view(np.int64).reshape(n, 8)
     out = np.empty(room(n), np.uint8)
-    length = encode_columns(words, k, out)
+    length = encode_columns(words, k, True, out)
     if length < 0:
         raise ValueError(f"a frame that lists {k} instruments {FAULTS[-length]}")
     return head + instruments.tobytes() + out[:length].tobytes()

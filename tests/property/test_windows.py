@@ -13,9 +13,10 @@ from models.errors import CorruptFrame, CorruptPage
 from models.market.facets import FACETS
 from models.market.final import finals
 from models.market.fold import OfflineFold
+from models.market.instruments import INSTRUMENT_REF
 from models.market.partition import MarketPartition
 from models.market.tick import Kind
-from models.windows.frame import COUNT_BITS, decode_windows
+from models.windows.frame import COUNT_BITS, decode_windows, encode_windows
 from models.windows.page import decode_page, encode_page
 from models.windows.tumbling import checksum
 from models.windows.window import INTERVALS_S, SECOND_NS
@@ -125,6 +126,26 @@ def test_a_page_is_read_as_what_was_written(seed: int) -> None:
     for damaged in (body[:-8], body + bytes(8), body[:-1], b"", body[:8] + b"\xff" * 8 + body[16:]):
         with pytest.raises(CorruptPage):
             decode_page(damaged)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.booleans())
+def test_a_record_of_windows_is_read_as_what_was_written_whatever_the_numbers(seed: int, wild: bool) -> None:
+    rng, n = np.random.default_rng(seed), 50
+    most = 2**63 - 1 if wild else 1000
+    closed = rng.integers(-most, most, (n, 9))
+    closed[:, 0], closed[:, 1], closed[:, 2] = rng.integers(0, 8, n), rng.integers(0, 3, n), rng.integers(0, 10**9, n)
+    closed[:, 8] = rng.integers(1, 1 << COUNT_BITS, n)
+    refs = np.zeros(8, INSTRUMENT_REF)
+    refs["hash"] = rng.integers(0, 2**64, 8, np.uint64)
+    frame = decode_windows(encode_windows(closed, refs, version=1, watermark_ns=2))
+    found = frame.windows
+    assert np.array_equal(frame.instruments["hash"][found["instrument_id"]], refs["hash"][closed[:, 0]])
+    assert np.array_equal(found["interval_count"] >> COUNT_BITS, closed[:, 1])
+    assert np.array_equal(found["interval_count"] & (1 << COUNT_BITS) - 1, closed[:, 8])
+    assert np.array_equal(found["start_ns"], closed[:, 2] * np.array(INTERVALS_S)[closed[:, 1]] * SECOND_NS)
+    for column, name in enumerate(("open", "high", "low", "close", "volume"), 3):
+        assert np.array_equal(found[name], closed[:, column])
 
 
 def test_a_record_of_windows_that_lies_is_refused() -> None:
