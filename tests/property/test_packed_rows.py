@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from functools import partial
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from models.cache.invalidation import NO_ROW, ROW_BYTES
+from models.cache.invalidation import MAX_AGE, NO_ROW, ROW_BYTES
 from models.cache.packed import pack_changes
 from models.cache.rows import ROW_BYTES as REDIS_BYTES
 from models.cache.rows import carried_facet, carried_version, pack_rows, unpack_body, unpack_row
@@ -16,17 +20,24 @@ from models.market.partition import MarketPartition
 from tests.feeds import INSTRUMENTS, log_of
 
 
-@given(st.integers(0, 2**32), st.lists(st.integers(1, 9), min_size=1, max_size=8))
-def test_packed_rows_are_the_state_in_the_order_of_slots_and_facets(seed: int, rounds: list[int]) -> None:
+def rounds_of(
+    seed: int, rounds: Sequence[int]
+) -> Iterator[tuple[MarketPartition, NDArray[np.int32], NDArray[np.uint64]]]:
+    """A market after each of its rounds of so many frames, with the slots and facets that the round changed."""
     log = log_of(seed, sum(rounds))
     market = MarketPartition()
     market.add(INSTRUMENTS)
     version = 0
     for n_frames in rounds:
-        frames = [sent.opened(version + i) for i, sent in enumerate(log[version : version + n_frames])]
+        market.apply([sent.opened(version + i) for i, sent in enumerate(log[version : version + n_frames])])
         version += n_frames
-        market.apply(frames)
         slots, bits = market.rows.take_touched()
+        yield market, slots, bits
+
+
+@given(st.integers(0, 2**32), st.lists(st.integers(1, 9), min_size=1, max_size=8))
+def test_packed_rows_are_the_state_in_the_order_of_slots_and_facets(seed: int, rounds: list[int]) -> None:
+    for market, slots, bits in rounds_of(seed, rounds):
         packed = pack_changes(market.rows, market.slots, slots, bits, to_version=market.applied)
         named = [
             (slot, facet)
@@ -53,6 +64,24 @@ def test_packed_rows_are_the_state_in_the_order_of_slots_and_facets(seed: int, r
                 assert unpack_body(carried_version(body, market.applied), body) == next(in_redis)
             else:
                 assert carried_facet(body) == NO_ROW
+
+
+@given(st.integers(0, 2**32), st.lists(st.integers(1, 9), min_size=1, max_size=4))
+def test_rows_are_the_same_whether_they_are_carried_or_not(seed: int, rounds: list[int]) -> None:
+    for market, slots, bits in rounds_of(seed, rounds):
+        bits[::2] |= np.uint64(1 << facets.LIQUIDATION)  # some of which are not there
+        pack = partial(pack_changes, market.rows, market.slots, slots, bits)
+        redis = pack(to_version=market.applied, carry=False).redis
+        versions = [int.from_bytes(redis[i : i + 8], "big") for i in range(0, len(redis), REDIS_BYTES)]
+        oldest = min(versions, default=market.applied)
+        for to_version in (market.applied, oldest + MAX_AGE, oldest + MAX_AGE + 1):
+            both, one = (pack(to_version=to_version, carry=carry) for carry in (True, False))
+            assert one.names.tolist() == both.names.tolist()
+            assert one.absent.tolist() == both.absent.tolist()
+            assert one.redis == both.redis
+            assert one.carried is None
+            # whether rows are carried at all goes by the oldest of them
+            assert (both.carried is None) == (bool(versions) and to_version - oldest > MAX_AGE)
 
 
 def test_a_row_too_old_to_say_so_keeps_all_rows_back() -> None:
