@@ -10,10 +10,10 @@ class Pace:
 
     Args:
         least_s, most_s: from the end of a turn to the begin of the next.
-        rest: 3 = a turn after the other takes a quarter of the time.
+        rest: 7 = a turn after the other takes an eighth of the time.
     """
 
-    def __init__(self, least_s: float = 1.0, *, most_s: float = 5.0, rest: float = 3.0) -> None:
+    def __init__(self, least_s: float = 1.0, *, most_s: float = 10.0, rest: float = 7.0) -> None:
         self._least_s = least_s
         self._most_s = most_s
         self._rest = rest

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import rocksdict
-from faust.stores.rocksdb import Store
+from faust.stores.rocksdb import RocksDBOptions, Store
 from faust.types import TP
 
 from models.errors import CorruptStore
@@ -28,6 +28,18 @@ ROCKSDB = {
 }  # a partition; Faust: 2 GiB
 
 
+class _Options(RocksDBOptions):  # type: ignore[misc]
+    """Faust's, without compression: what a barrier writes the next ones replace.
+
+    Compressing and unpacking 48 MB of pages took 80 ms of background CPU where writing them takes 28.
+    """
+
+    def as_options(self) -> rocksdict.Options:
+        options: rocksdict.Options = super().as_options()
+        options.set_compression_type(rocksdict.DBCompressionType.none())
+        return options
+
+
 class FencedStore(Store):  # type: ignore[misc]
     """RocksDB of one table; recovery passes over records of owners that had lost the partition (protocol rule 1).
 
@@ -39,6 +51,7 @@ class FencedStore(Store):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.rocksdb_options = _Options(**self.options, use_rocksdict=True)
         self.replayed = 0
         self.checkpoints: Checkpoints | None = None
         self.on_failure: Callable[[BaseException], None] = lambda exc: None
