@@ -289,7 +289,7 @@ class MarketPartition:
             slots = slice(page * PAGE_SLOTS, (page + 1) * PAGE_SLOTS)
             # A page that a crash left ahead of the control page stays ahead while the frames between are seen again.
             version = windows.page_version[page] = max(self.applied, int(windows.page_version[page]))
-            body = encode_page(version, windows.open[slots], windows.sums[slots])
+            body = encode_page(version, windows.ends[slots], windows.values[slots], windows.sums[slots])
             with_windows[page] = [(pages.windows_key(page), body)]
             groups.append(with_windows[page])
         for plane, page in np.argwhere(rows.dirty).tolist():

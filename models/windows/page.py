@@ -14,35 +14,36 @@ from numpy.typing import NDArray
 
 from models.errors import CorruptPage
 from models.market.conflate import PAGE_SLOTS
-from models.windows.tumbling import N_OPEN
-from models.windows.window import COUNT, INTERVALS_S, N_FIELDS
+from models.windows.window import COUNT, INTERVALS_S, N_OPEN, N_VALUES, NOT_OPEN, RING
 
 _VERSION = struct.Struct("<q")
 _N_SUMS = len(INTERVALS_S)
 _HAS_SUMS = 1 << 62
-_MOST = PAGE_SLOTS * (1 + _N_SUMS + N_OPEN * N_FIELDS)
+_MOST = PAGE_SLOTS * (1 + _N_SUMS + N_OPEN * (1 + N_VALUES))
+_LENGTHS_S = np.array((INTERVALS_S[0],) * RING + INTERVALS_S[1:], np.int64)  # by place
 
 
-def encode_page(version: int, open_: NDArray[np.int64], sums: NDArray[np.uint64]) -> bytes:
-    """`open_` int64[64, RING + 2, 7], `sums` uint64[64, 3]."""
+def encode_page(version: int, ends: NDArray[np.int64], values: NDArray[np.int64], sums: NDArray[np.uint64]) -> bytes:
+    """`ends` int64[64, RING + 2], `values` int64[64, RING + 2, 6], `sums` uint64[64, 3]; as in `Windows`."""
     out = np.empty(_MOST, np.int64)
-    n = _encode(open_, sums.view(np.int64), out)
+    n = _encode(ends, values, sums.view(np.int64), out)
     return _VERSION.pack(version) + out[:n].astype("<i8", copy=False).tobytes()
 
 
-def decode_page(body: bytes) -> tuple[int, NDArray[np.int64], NDArray[np.uint64]]:
-    """Source version, open windows int64[64, RING + 2, 7] and sums uint64[64, 3]. Raises: CorruptPage."""
-    open_ = np.zeros((PAGE_SLOTS, N_OPEN, N_FIELDS), np.int64)
+def decode_page(body: bytes) -> tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
+    """Source version, then ends, values and sums as `encode_page` takes them. Raises: CorruptPage."""
+    ends = np.full((PAGE_SLOTS, N_OPEN), NOT_OPEN, np.int64)
+    values = np.zeros((PAGE_SLOTS, N_OPEN, N_VALUES), np.int64)
     sums = np.zeros((PAGE_SLOTS, _N_SUMS), np.int64)
     if len(body) < _VERSION.size or len(body) % 8:
         raise CorruptPage(f"a window page of {len(body)} bytes")
-    if not _decode(np.frombuffer(body, "<i8", offset=_VERSION.size), open_, sums):
+    if not _decode(np.frombuffer(body, "<i8", offset=_VERSION.size), ends, values, sums):
         raise CorruptPage(f"a window page of {len(body)} bytes does not hold {PAGE_SLOTS} instruments")
-    return _VERSION.unpack_from(body)[0], open_, sums.view(np.uint64)
+    return _VERSION.unpack_from(body)[0], ends, values, sums.view(np.uint64)
 
 
 @numba.njit(cache=True, nogil=True)
-def _encode(open_, sums, out):  # type: ignore[no-untyped-def]
+def _encode(ends, values, sums, out):  # type: ignore[no-untyped-def]
     at = 0
     for slot in range(PAGE_SLOTS):
         head = at
@@ -54,17 +55,18 @@ def _encode(open_, sums, out):  # type: ignore[no-untyped-def]
                 out[at + k] = sums[slot, k]
             at += _N_SUMS
         for w in range(N_OPEN):
-            if open_[slot, w, COUNT]:
+            if ends[slot, w] != NOT_OPEN:
                 mask |= np.int64(1) << w
-                for f in range(N_FIELDS):
-                    out[at + f] = open_[slot, w, f]
-                at += N_FIELDS
+                out[at] = ends[slot, w] // _LENGTHS_S[w] - 1
+                for f in range(N_VALUES):
+                    out[at + 1 + f] = values[slot, w, f]
+                at += 1 + N_VALUES
         out[head] = mask
     return at
 
 
 @numba.njit(cache=True, nogil=True)
-def _decode(words, open_, sums):  # type: ignore[no-untyped-def]
+def _decode(words, ends, values, sums):  # type: ignore[no-untyped-def]
     """False unless the words are exactly a page."""
     at = 0
     for slot in range(PAGE_SLOTS):
@@ -76,7 +78,7 @@ def _decode(words, open_, sums):  # type: ignore[no-untyped-def]
             return False
         n = _N_SUMS if mask & _HAS_SUMS else 0
         for w in range(N_OPEN):
-            n += N_FIELDS * ((mask >> w) & 1)
+            n += (1 + N_VALUES) * ((mask >> w) & 1)
         if at + n > words.shape[0]:
             return False
         if mask & _HAS_SUMS:
@@ -85,9 +87,10 @@ def _decode(words, open_, sums):  # type: ignore[no-untyped-def]
             at += _N_SUMS
         for w in range(N_OPEN):
             if (mask >> w) & 1:
-                for f in range(N_FIELDS):
-                    open_[slot, w, f] = words[at + f]
-                at += N_FIELDS
-                if open_[slot, w, COUNT] <= 0:
+                ends[slot, w] = (words[at] + 1) * _LENGTHS_S[w]
+                for f in range(N_VALUES):
+                    values[slot, w, f] = words[at + 1 + f]
+                at += 1 + N_VALUES
+                if values[slot, w, COUNT] <= 0:
                     return False
     return at == words.shape[0]

@@ -6,6 +6,8 @@ looks only at the file of the function that is called.
 
 from __future__ import annotations
 
+from math import prod
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -22,22 +24,22 @@ from models.windows.window import (
     INTERVALS_S,
     LOW,
     N_CLOSED,
-    N_FIELDS,
+    N_OPEN,
+    N_VALUES,
     NO_WATERMARK,
+    NOT_OPEN,
     OPEN,
     RING,
     SECOND_NS,
-    START,
     VOLUME,
 )
 
 AHEAD_NS = SECOND_NS  # rule 15: on a live topic a row more than this ahead of its log-append time moves nothing
 
-_SLOTS_AHEAD = 4  # eight windows each
+_SLOTS_AHEAD, _ENDS_AHEAD = 4, 16  # due slots, of two to four windows each
 _TEN, _MINUTE = RING, RING + 1
-N_OPEN = RING + 2
-_FAR = 1 << 62
-_SECONDS_A_TEN, _TENS_A_MINUTE = INTERVALS_S[1] // INTERVALS_S[0], INTERVALS_S[2] // INTERVALS_S[1]
+_SECONDS_A_TEN, _SECONDS_A_MINUTE = INTERVALS_S[1:]
+_LINE_BYTES = 64  # of a processor's cache; the ends of a slot's windows fill one
 _MOST_CLOSED = 3 * N_OPEN  # by one instrument at one instant
 _K_TRADE, _K_CONTROL = int(Kind.TRADE), int(Kind.CONTROL)
 _MOVES, _ENDS = int(Action.UPDATE), int(Action.DELETE)
@@ -49,7 +51,9 @@ class Windows:
 
     Attributes:
         watermark_ns: rows whose window ends at or before it are late.
-        open: int64[capacity, RING + 2, 7]: the seconds (at `number % RING`), the ten seconds, the minute.
+        ends: int64[capacity, RING + 2]: when the open windows end, in seconds since 1970, NOT_OPEN = none is: the
+            seconds (at `number % RING`), the ten seconds, the minute. A cache line a slot that tells what is due.
+        values: int64[capacity, RING + 2, 6], `OPEN` to `COUNT`; rubbish of a window that is not open.
         sums: uint64[capacity, 3]: by interval the sum of `checksum` over all windows that ever closed.
         page_version: by page, the source version as of which it was loaded or flushed.
         dirty: by page, whether it changed since.
@@ -58,24 +62,28 @@ class Windows:
 
     def __init__(self) -> None:
         self.watermark_ns = NO_WATERMARK
-        self.open = np.zeros((PAGE_SLOTS, N_OPEN, N_FIELDS), np.int64)
+        self.ends = _of_lines(PAGE_SLOTS, N_OPEN)
+        self.ends[:] = NOT_OPEN
+        self.values = _of_lines(PAGE_SLOTS, N_OPEN, N_VALUES)
         self.sums = np.zeros((PAGE_SLOTS, len(INTERVALS_S)), np.uint64)
         self.page_version = np.full(1, NOTHING, np.int64)
         self.dirty = np.zeros(1, np.bool_)
         self.n_late = 0
-        self._due = np.full(PAGE_SLOTS, _FAR, np.int64)  # the second at which a slot's next window closes
+        self._due = np.full(PAGE_SLOTS, NOT_OPEN, np.int64)  # the second at which a slot's next window closes
         self._closed = np.zeros((256, N_CLOSED), np.int64)
         self._n_closed = 0
         self._late = np.zeros(256, np.int32)
 
     def ensure(self, n_slots: int) -> None:
         """Make room for slots below `n_slots`."""
-        while len(self.open) < n_slots:
-            self.open = np.concatenate([self.open, np.zeros_like(self.open)])
+        while (n := len(self.ends)) < n_slots:
+            ends, values = self.ends, self.values
+            self.ends, self.values = _of_lines(2 * n, N_OPEN), _of_lines(2 * n, N_OPEN, N_VALUES)
+            self.ends[:n], self.ends[n:], self.values[:n] = ends, NOT_OPEN, values
             self.sums = np.concatenate([self.sums, np.zeros_like(self.sums)])
             self.page_version = np.concatenate([self.page_version, np.full_like(self.page_version, NOTHING)])
             self.dirty = np.concatenate([self.dirty, np.zeros_like(self.dirty)])
-            self._due = np.concatenate([self._due, np.full_like(self._due, _FAR)])
+            self._due = np.concatenate([self._due, np.full_like(self._due, NOT_OPEN)])
 
     def begin(self) -> None:
         """Forget what the last round closed."""
@@ -99,8 +107,8 @@ class Windows:
             if len(self._closed) - self._n_closed < _MOST_CLOSED:
                 self._closed = np.concatenate([self._closed, np.zeros_like(self._closed)])
             at, self.watermark_ns, self._n_closed, n_late = _apply(
-                words, at, slot_of, version, np.uint64(after), latest_ns, self.watermark_ns, self.open, self.sums,
-                self._due, self.page_version, self.dirty, self._closed, self._n_closed, self._late, n_late,
+                words, at, slot_of, version, np.uint64(after), latest_ns, self.watermark_ns, self.ends, self.values,
+                self.sums, self._due, self.page_version, self.dirty, self._closed, self._n_closed, self._late, n_late,
             )  # fmt: skip
         self.n_late += n_late
         return self._late[:n_late]
@@ -112,8 +120,8 @@ class Windows:
             if len(self._closed) - self._n_closed < _MOST_CLOSED:
                 self._closed = np.concatenate([self._closed, np.zeros_like(self._closed)])
             slot, self._n_closed = _sweep(
-                slot, version, self.watermark_ns, self.open, self.sums, self._due, self.page_version, self.dirty,
-                self._closed, self._n_closed,
+                slot, version, self.watermark_ns, self.ends, self.values, self.sums, self._due, self.page_version,
+                self.dirty, self._closed, self._n_closed,
             )  # fmt: skip
 
     def closed(self) -> NDArray[np.int64]:
@@ -127,15 +135,26 @@ class Windows:
     def clear_slot(self, slot: int, version: int) -> None:
         """Forget an instrument's windows as of a version, unless its page is as new."""
         if self.page_version[slot // PAGE_SLOTS] < version:
-            self.open[slot], self.sums[slot], self._due[slot] = 0, 0, _FAR
+            self.ends[slot], self.sums[slot], self._due[slot] = NOT_OPEN, 0, NOT_OPEN
             self.dirty[slot // PAGE_SLOTS] = True
 
-    def load(self, page: int, version: int, open_: NDArray[np.int64], sums: NDArray[np.uint64]) -> None:
-        """Restore a page: int64[64, RING + 2, 7] and uint64[64, 3]."""
+    def load(
+        self, page: int, version: int, ends: NDArray[np.int64], values: NDArray[np.int64], sums: NDArray[np.uint64]
+    ) -> None:
+        """Restore a page: what `models.windows.page.decode_page` returns."""
         self.ensure((page + 1) * PAGE_SLOTS)
         slots = slice(page * PAGE_SLOTS, (page + 1) * PAGE_SLOTS)
-        self.open[slots], self.sums[slots], self.page_version[page] = open_, sums, version
-        _due(self.open, self._due, slots.start, slots.stop)
+        self.ends[slots], self.values[slots], self.sums[slots] = ends, values, sums
+        self.page_version[page] = version
+        self._due[slots] = ends.min(axis=1)
+
+
+def _of_lines(*shape: int) -> NDArray[np.int64]:
+    """Zeros that begin where a cache line does."""
+    size = prod(shape)
+    room = np.zeros(size + _LINE_BYTES // 8, np.int64)
+    start = -room.ctypes.data % _LINE_BYTES // 8
+    return room[start : start + size].reshape(shape)
 
 
 def checksum(closed: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -152,110 +171,107 @@ def checksum(closed: NDArray[np.int64]) -> NDArray[np.uint64]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _emit(open_, slot, place, interval, sums, closed, n_closed):  # type: ignore[no-untyped-def]
+def _emit(values, slot, place, interval, start, sums, closed, n_closed):  # type: ignore[no-untyped-def]
     """Close the window at a place: it joins those that closed, and its `checksum` the sums."""
-    closed[n_closed, 0], closed[n_closed, 1] = slot, interval
-    mixed = np.uint64(0)
-    for f in range(N_FIELDS):
-        field = open_[slot, place, f]
-        closed[n_closed, 2 + f] = field
-        mixed = (mixed ^ np.uint64(field)) * _PRIME
+    closed[n_closed, 0], closed[n_closed, 1], closed[n_closed, 2] = slot, interval, start
+    mixed = np.uint64(start) * _PRIME
+    mixed ^= mixed >> np.uint64(32)
+    for f in range(N_VALUES):
+        value = values[slot, place, f]
+        closed[n_closed, 3 + f] = value
+        mixed = (mixed ^ np.uint64(value)) * _PRIME
         mixed ^= mixed >> np.uint64(32)
     sums[slot, interval] += mixed
-    open_[slot, place, COUNT] = 0
     return n_closed + 1
 
 
 @numba.njit(cache=True, nogil=True)
-def _fold(open_, slot, place, into, number):  # type: ignore[no-untyped-def]
-    """Add the window at a place, which has just closed, to the longer one that it lies in."""
-    if open_[slot, into, COUNT] == 0:
-        open_[slot, into, START] = number
-        for f in range(OPEN, N_FIELDS):
-            open_[slot, into, f] = open_[slot, place, f]
-        return
-    open_[slot, into, HIGH] = max(open_[slot, into, HIGH], open_[slot, place, HIGH])
-    open_[slot, into, LOW] = min(open_[slot, into, LOW], open_[slot, place, LOW])
-    open_[slot, into, CLOSE] = open_[slot, place, CLOSE]
-    open_[slot, into, VOLUME] += open_[slot, place, VOLUME]
-    open_[slot, into, COUNT] += open_[slot, place, COUNT]
+def _fold(ends, values, slot, place, into, end):  # type: ignore[no-untyped-def]
+    """Add the window at a place, which has just closed, to the longer one that it lies in.
+
+    Choices instead of branches: whether the longer one is open nobody could foretell.
+    """
+    fresh = ends[slot, into] == NOT_OPEN
+    opened, high, low = values[slot, into, OPEN], values[slot, into, HIGH], values[slot, into, LOW]
+    volume, count = values[slot, into, VOLUME], values[slot, into, COUNT]
+    more_high, more_low = values[slot, place, HIGH], values[slot, place, LOW]
+    ends[slot, into] = end if fresh else ends[slot, into]
+    values[slot, into, OPEN] = values[slot, place, OPEN] if fresh else opened
+    values[slot, into, HIGH] = more_high if fresh else max(high, more_high)
+    values[slot, into, LOW] = more_low if fresh else min(low, more_low)
+    values[slot, into, CLOSE] = values[slot, place, CLOSE]
+    values[slot, into, VOLUME] = values[slot, place, VOLUME] + (np.int64(0) if fresh else volume)
+    values[slot, into, COUNT] = values[slot, place, COUNT] + (np.int64(0) if fresh else count)
 
 
 @numba.njit(cache=True, nogil=True)
-def _close_longer(open_, slot, second, sums, closed, n_closed):  # type: ignore[no-untyped-def]
+def _close_longer(ends, values, slot, second, sums, closed, n_closed):  # type: ignore[no-untyped-def]
     """Close the ten seconds and the minute if they end at or before `second`."""
-    if open_[slot, _TEN, COUNT] and (open_[slot, _TEN, START] + 1) * _SECONDS_A_TEN <= second:
-        number = open_[slot, _TEN, START] // _TENS_A_MINUTE
-        if open_[slot, _MINUTE, COUNT] and open_[slot, _MINUTE, START] != number:
-            n_closed = _emit(open_, slot, _MINUTE, 2, sums, closed, n_closed)
-        _fold(open_, slot, _TEN, _MINUTE, number)
-        n_closed = _emit(open_, slot, _TEN, 1, sums, closed, n_closed)
-    if open_[slot, _MINUTE, COUNT] and (open_[slot, _MINUTE, START] + 1) * _SECONDS_A_TEN * _TENS_A_MINUTE <= second:
-        n_closed = _emit(open_, slot, _MINUTE, 2, sums, closed, n_closed)
+    if ends[slot, _TEN] <= second:
+        ten = ends[slot, _TEN] // _SECONDS_A_TEN - 1
+        end = (ten // (_SECONDS_A_MINUTE // _SECONDS_A_TEN) + 1) * _SECONDS_A_MINUTE
+        if ends[slot, _MINUTE] != NOT_OPEN and ends[slot, _MINUTE] != end:
+            minute = ends[slot, _MINUTE] // _SECONDS_A_MINUTE - 1
+            n_closed = _emit(values, slot, _MINUTE, 2, minute, sums, closed, n_closed)
+            ends[slot, _MINUTE] = NOT_OPEN
+        _fold(ends, values, slot, _TEN, _MINUTE, end)
+        n_closed = _emit(values, slot, _TEN, 1, ten, sums, closed, n_closed)
+        ends[slot, _TEN] = NOT_OPEN
+    if ends[slot, _MINUTE] <= second:
+        minute = ends[slot, _MINUTE] // _SECONDS_A_MINUTE - 1
+        n_closed = _emit(values, slot, _MINUTE, 2, minute, sums, closed, n_closed)
+        ends[slot, _MINUTE] = NOT_OPEN
     return n_closed
 
 
 @numba.njit(cache=True, nogil=True)
-def _first_second(open_, slot):  # type: ignore[no-untyped-def]
-    """The oldest open second and its place; _FAR if none is open. Without branches, which nobody could foretell."""
-    first, place = np.int64(_FAR), np.int64(0)
+def _next_second(ends, slot, after):  # type: ignore[no-untyped-def]
+    """When the first open second ends of those that end later than `after`; NOT_OPEN if none does."""
+    first = np.int64(NOT_OPEN)
     for r in range(RING):
-        start = open_[slot, r, START]
-        start = start if open_[slot, r, COUNT] else np.int64(_FAR)
-        place = np.int64(r) if start < first else place
-        first = min(first, start)
-    return first, place
+        end = ends[slot, r]
+        first = min(first, end if end > after else np.int64(NOT_OPEN))
+    return first
 
 
 @numba.njit(cache=True, nogil=True)
-def _next_due(open_, slot, first):  # type: ignore[no-untyped-def]
-    """When an instrument's next window ends whose oldest open second is `first`; in seconds."""
-    due = first + 1 if first < _FAR else np.int64(_FAR)
-    if open_[slot, _TEN, COUNT]:
-        due = min(due, (open_[slot, _TEN, START] + 1) * _SECONDS_A_TEN)
-    if open_[slot, _MINUTE, COUNT]:
-        due = min(due, (open_[slot, _MINUTE, START] + 1) * _SECONDS_A_TEN * _TENS_A_MINUTE)
-    return due
-
-
-@numba.njit(cache=True, nogil=True)
-def _due(open_, due, start, stop):  # type: ignore[no-untyped-def]
-    """Set `due` of slots from `start` to before `stop`."""
-    for slot in range(start, stop):
-        due[slot] = _next_due(open_, slot, _first_second(open_, slot)[0])
-
-
-@numba.njit(cache=True, nogil=True)
-def _close_slot(slot, second, open_, sums, due, closed, n_closed):  # type: ignore[no-untyped-def]
+def _close_slot(slot, second, ends, values, sums, due, closed, n_closed):  # type: ignore[no-untyped-def]
     """Close an instrument's windows that end at or before `second`, seconds in order of time.
 
     No view of a window here and in what it calls, as in `models.market.conflate`.
     """
-    first, place = _first_second(open_, slot)
-    while first < second:
-        n_closed = _close_longer(open_, slot, first, sums, closed, n_closed)
-        _fold(open_, slot, place, _TEN, first // _SECONDS_A_TEN)
-        n_closed = _emit(open_, slot, place, 0, sums, closed, n_closed)
-        first, place = _first_second(open_, slot)
-    n_closed = _close_longer(open_, slot, second, sums, closed, n_closed)
-    due[slot] = _next_due(open_, slot, first)
+    end = _next_second(ends, slot, np.int64(-NOT_OPEN))
+    while end <= second:
+        start = end - 1
+        place = start % RING
+        if min(ends[slot, _TEN], ends[slot, _MINUTE]) <= start:
+            n_closed = _close_longer(ends, values, slot, start, sums, closed, n_closed)
+        _fold(ends, values, slot, place, _TEN, (start // _SECONDS_A_TEN + 1) * _SECONDS_A_TEN)
+        n_closed = _emit(values, slot, place, 0, start, sums, closed, n_closed)
+        end = _next_second(ends, slot, end)
+    if min(ends[slot, _TEN], ends[slot, _MINUTE]) <= second:
+        n_closed = _close_longer(ends, values, slot, second, sums, closed, n_closed)
+    for r in range(RING):
+        ends[slot, r] = ends[slot, r] if ends[slot, r] > second else np.int64(NOT_OPEN)
+    due[slot] = min(end, ends[slot, _TEN], ends[slot, _MINUTE])
     return n_closed
 
 
 @numba.njit(cache=True, nogil=True)
 def _apply(  # type: ignore[no-untyped-def]
-    words, start, slot_of, version, after, latest_ns, watermark, open_, sums, due, page_version, dirty,
+    words, start, slot_of, version, after, latest_ns, watermark, ends, values, sums, due, page_version, dirty,
     closed, n_closed, late, n_late,
 ):  # fmt: skip
     """Rows from `start` on; stops before a row that may close more windows than `closed` has room for."""
     second = watermark // SECOND_NS
     next_second_ns = (second + 1) * SECOND_NS
-    n_ahead = words.shape[0] - AHEAD if open_.nbytes > CACHED_BYTES else np.int64(0)
+    n_ahead = words.shape[0] - AHEAD if values.nbytes > CACHED_BYTES else np.int64(0)
     for i in range(start, words.shape[0]):
         if i < n_ahead:
             instrument, kind = np.int32(words[i + AHEAD, 7] & 0xFFFFFFFF), words[i + AHEAD, 7] >> 32 & 255
             if instrument >= 0 and kind == _K_TRADE:
-                prefetch(open_, (slot_of[instrument], words[i + AHEAD, 0] // SECOND_NS % RING))
+                prefetch(ends, (slot_of[instrument],))
+                prefetch(values, (slot_of[instrument], words[i + AHEAD, 0] // SECOND_NS % RING))
         if np.uint64(words[i, 2]) <= after:
             continue
         instrument = np.int32(words[i, 7] & 0xFFFFFFFF)
@@ -286,40 +302,55 @@ def _apply(  # type: ignore[no-untyped-def]
             continue
         price, size = words[i, 4], words[i, 5]
         place = number % RING
-        if open_[slot, place, COUNT] and open_[slot, place, START] != number:
+        end = number + 1
+        if ends[slot, place] == end:
+            values[slot, place, HIGH] = max(values[slot, place, HIGH], price)
+            values[slot, place, LOW] = min(values[slot, place, LOW], price)
+            values[slot, place, CLOSE] = price
+            values[slot, place, VOLUME] += size
+            values[slot, place, COUNT] += 1
+            dirty[slot // PAGE_SLOTS] = True
+            continue
+        if ends[slot, place] != NOT_OPEN:
             if closed.shape[0] - n_closed < _MOST_CLOSED:
                 return i, watermark, n_closed, n_late
-            n_closed = _close_slot(slot, second, open_, sums, due, closed, n_closed)
-            if open_[slot, place, COUNT]:  # of a later time: another run began here and set the watermark back
+            n_closed = _close_slot(slot, second, ends, values, sums, due, closed, n_closed)
+            if ends[slot, place] != NOT_OPEN:  # of a later time: another run began here and set the watermark back
                 late[n_late] = i
                 n_late += 1
                 continue
-        if open_[slot, place, COUNT] == 0:
-            open_[slot, place, START], open_[slot, place, OPEN] = number, price
-            open_[slot, place, HIGH], open_[slot, place, LOW], open_[slot, place, VOLUME] = price, price, 0
-            due[slot] = min(due[slot], number + 1)
-        open_[slot, place, HIGH] = max(open_[slot, place, HIGH], price)
-        open_[slot, place, LOW] = min(open_[slot, place, LOW], price)
-        open_[slot, place, CLOSE] = price
-        open_[slot, place, VOLUME] += size
-        open_[slot, place, COUNT] += 1
+        ends[slot, place] = end
+        values[slot, place, OPEN], values[slot, place, HIGH] = price, price
+        values[slot, place, LOW], values[slot, place, CLOSE] = price, price
+        values[slot, place, VOLUME], values[slot, place, COUNT] = size, 1
+        due[slot] = min(due[slot], end)
         dirty[slot // PAGE_SLOTS] = True
     return words.shape[0], watermark, n_closed, n_late
 
 
 @numba.njit(cache=True, nogil=True)
-def _sweep(start, version, watermark, open_, sums, due, page_version, dirty, closed, n_closed):  # type: ignore[no-untyped-def]
+def _sweep(start, version, watermark, ends, values, sums, due, page_version, dirty, closed, n_closed):  # type: ignore[no-untyped-def]
     """Slots from `start` on; stops before one that may close more windows than `closed` has room for."""
     second = watermark // SECOND_NS
-    n_ahead = due.shape[0] - _SLOTS_AHEAD if open_.nbytes > CACHED_BYTES else np.int64(0)
+    slots, n = np.empty(due.shape[0] - start, np.int32), 0
     for slot in range(start, due.shape[0]):
-        if slot < n_ahead and due[slot + _SLOTS_AHEAD] <= second:
-            for w in range(N_OPEN):
-                prefetch(open_, (slot + _SLOTS_AHEAD, w))
-        if due[slot] > second or version <= page_version[slot // PAGE_SLOTS]:
-            continue
+        slots[n] = slot
+        n += due[slot] <= second and version > page_version[slot // PAGE_SLOTS]
+    is_large = values.nbytes > CACHED_BYTES
+    for i in range(n):
+        if is_large:
+            if i + _ENDS_AHEAD < n:
+                prefetch(ends, (slots[i + _ENDS_AHEAD],))
+                prefetch(sums, (slots[i + _ENDS_AHEAD],))
+            if i + _SLOTS_AHEAD < n:
+                ahead = slots[i + _SLOTS_AHEAD]
+                for w in range(RING):
+                    prefetch(values, (ahead, w if ends[ahead, w] <= second else _TEN))
+                prefetch(values, (ahead, _TEN))
+                prefetch(values, (ahead, _MINUTE))
+        slot = slots[i]
         if closed.shape[0] - n_closed < _MOST_CLOSED:
             return slot, n_closed
-        n_closed = _close_slot(slot, second, open_, sums, due, closed, n_closed)
+        n_closed = _close_slot(slot, second, ends, values, sums, due, closed, n_closed)
         dirty[slot // PAGE_SLOTS] = True
     return due.shape[0], n_closed

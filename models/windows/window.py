@@ -23,9 +23,13 @@ RING = 6
 NO_WATERMARK = -(1 << 62)
 END = 1 << 62  # watermark of a run that has ended: everything is closed
 
-# Columns of an open window, int64. START counts in windows of its length since 1970; COUNT 0 = not open.
-START, OPEN, HIGH, LOW, CLOSE, VOLUME, COUNT = range(7)
-N_FIELDS = 7
+# Columns of what is known of an open window, int64.
+OPEN, HIGH, LOW, CLOSE, VOLUME, COUNT = range(6)
+N_VALUES = 6
+N_OPEN = RING + 2  # places of open windows: the seconds at `number % RING`, then the ten seconds, the minute
+NOT_OPEN = (
+    1 << 62
+)  # end of a window that is not open: later than any other, so whoever looks for the next end needs no test
 
 # A window that has closed.
 CLOSED = np.dtype(

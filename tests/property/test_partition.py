@@ -23,7 +23,7 @@ from models.market.facets import TS_RECV, VERSION
 from models.market.pages import Flush, Record
 from models.market.partition import MarketPartition
 from models.windows.page import decode_page, encode_page
-from models.windows.window import COUNT, NO_WATERMARK
+from models.windows.window import NO_WATERMARK, NOT_OPEN
 from streams.kafka.owned import OwnedPartition
 from tests.books import check_structure, sides
 from tests.feeds import INSTRUMENTS, Sent, log_of
@@ -170,7 +170,13 @@ def state_of(market: MarketPartition) -> dict[str, Any]:
             books[instrument.text] = (numbers, *sides(market.books, slot), market.books.pending_bytes(slot))
     windows = {
         instrument.text: (
-            [window for window in market.windows.open[slot].tolist() if window[COUNT]],
+            [
+                (end, values)
+                for end, values in zip(
+                    market.windows.ends[slot].tolist(), market.windows.values[slot].tolist(), strict=True
+                )
+                if end != NOT_OPEN
+            ],
             market.windows.sums[slot].tolist(),
         )
         for slot, instrument in enumerate(market.slots.instruments)

@@ -19,7 +19,7 @@ from models.market.tick import Kind
 from models.windows.frame import COUNT_BITS, decode_windows, encode_windows
 from models.windows.page import decode_page, encode_page
 from models.windows.tumbling import checksum
-from models.windows.window import INTERVALS_S, SECOND_NS
+from models.windows.window import INTERVALS_S, NOT_OPEN, RING, SECOND_NS
 from tests.feeds import BUSY, INSTRUMENTS, log_of
 from tests.windows import Bar, PlainWindows
 
@@ -114,14 +114,17 @@ def test_the_feed_of_these_tests_has_late_trades_and_windows_of_every_length(see
 @given(st.integers(0, 2**32))
 def test_a_page_is_read_as_what_was_written(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    open_ = rng.integers(-(2**63), 2**63 - 1, (64, 8, 7))
-    open_[:, :, 6] = rng.integers(0, 2, (64, 8)) * rng.integers(1, 2**62, (64, 8))
-    open_[open_[:, :, 6] == 0] = 0
+    is_open = rng.integers(0, 2, (64, 8)) == 1
+    lengths = np.array([1] * RING + [10, 60])
+    ends = np.where(is_open, rng.integers(-(2**55), 2**55, (64, 8)) * lengths, NOT_OPEN)
+    values = rng.integers(-(2**63), 2**63 - 1, (64, 8, 6))
+    values[:, :, 5] = rng.integers(1, 2**62, (64, 8))
     sums = rng.integers(0, 2**64 - 1, (64, 3), np.uint64) * rng.integers(0, 2, (64, 1), np.uint64)
-    body = encode_page(-5, open_, sums)
-    version, found, found_sums = decode_page(body)
+    body = encode_page(-5, ends, values, sums)
+    version, found_ends, found_values, found_sums = decode_page(body)
     assert version == -5
-    assert np.array_equal(found, open_)
+    assert np.array_equal(found_ends, ends)
+    assert np.array_equal(found_values[is_open], values[is_open])
     assert np.array_equal(found_sums, sums)
     for damaged in (body[:-8], body + bytes(8), body[:-1], b"", body[:8] + b"\xff" * 8 + body[16:]):
         with pytest.raises(CorruptPage):

@@ -18,6 +18,7 @@ from models.market.facets import N_COLUMNS
 from models.market.instruments import Instrument
 from models.market.pages import ControlPage, SourcePosition
 from models.windows.page import decode_page, encode_page
+from models.windows.window import NOT_OPEN
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 WRITE_GOLDEN = "MARKETPRISM_WRITE_GOLDEN"  # set it to 1 to write the golden bytes anew, then read the diff
@@ -36,13 +37,14 @@ CONTROL = ControlPage(
     epoch=1,
     watermark_ns=1_760_000_000 * 10**9,
 )
-OPEN = np.zeros((64, 8, 7), np.int64)
-OPEN[1, 3], OPEN[63, 7] = (1_760_000_001, -5, 6, -7, 5, 2**63 - 1, 3), (29_333_333, 1, 1, 1, 1, 0, 1)
+ENDS, VALUES = np.full((64, 8), NOT_OPEN, np.int64), np.zeros((64, 8, 6), np.int64)
+ENDS[1, 3], VALUES[1, 3] = 1_760_000_002, (-5, 6, -7, 5, 2**63 - 1, 3)
+ENDS[63, 7], VALUES[63, 7] = 29_333_334 * 60, (1, 1, 1, 1, 0, 1)
 SUMS = np.zeros((64, 3), np.uint64)
 SUMS[1] = 2**64 - 1, 0, 7
 BODIES = {
     "rows": lambda: pages.encode_rows(1 << 48 | 7, ROWS),
-    "windows": lambda: encode_page(1 << 48 | 7, OPEN, SUMS),
+    "windows": lambda: encode_page(1 << 48 | 7, ENDS, VALUES, SUMS),
     "slots": lambda: pages.encode_slots(SLOTS),
     "control": lambda: pages.encode_control(CONTROL),
 }
@@ -60,8 +62,11 @@ def test_golden_bytes_are_read_as_what_was_written() -> None:
     golden = {name: (GOLDEN / f"pages_{name}.bin").read_bytes() for name in BODIES}
     version, rows = pages.decode_rows(golden["rows"])
     assert (version, rows.tolist()) == (1 << 48 | 7, ROWS.tolist())
-    version, open_, sums = decode_page(golden["windows"])
-    assert (version, open_.tolist(), sums.tolist()) == (1 << 48 | 7, OPEN.tolist(), SUMS.tolist())
+    version, *arrays = decode_page(golden["windows"])
+    assert (version, [array.tolist() for array in arrays]) == (
+        1 << 48 | 7,
+        [array.tolist() for array in (ENDS, VALUES, SUMS)],
+    )
     assert pages.decode_slots(golden["slots"]) == SLOTS
     assert pages.decode_control(golden["control"]) == CONTROL
 
