@@ -15,18 +15,21 @@ from numpy.typing import NDArray
 
 from models.errors import CorruptFrame
 from models.market.columns import FAULTS, N_COLUMNS, decode_columns, encode_columns, room
-from models.market.instruments import INSTRUMENT_REF
+from models.market.listing import listing_bytes, pack_listing, unpack_listing
 from models.market.tick import TICK, TickArray
 
 MAGIC = b"MPF1"
-FORMAT = 1
+FORMAT = 2
 DENSE = 1
 MAX_TICKS = 1 << 20  # one event of 1 MiB of JSON has fewer rows; more is hostile
 HEADER = struct.Struct("<4sBBHIIQQQQqq")
 
 
 class FrameHeader(NamedTuple):
-    """What a consumer decides by without decoding rows; positions are the rows' `seq`, times ns UTC (0 = not known)."""
+    """What a consumer decides by without decoding rows; positions are the rows' `seq`, times ns UTC (0 = not known).
+
+    The list of instruments lies between `HEADER.size` and `columns_at`.
+    """
 
     n_ticks: int
     n_instruments: int
@@ -37,6 +40,7 @@ class FrameHeader(NamedTuple):
     due_ns: int
     sent_ns: int
     dense: bool
+    columns_at: int
 
 
 class Frame(NamedTuple):
@@ -63,16 +67,17 @@ def encode(
     n, k = len(ticks), len(instruments)
     if not 0 < n <= MAX_TICKS:
         raise ValueError(f"a frame holds 1 to {MAX_TICKS} ticks, not {n}")
+    positions = ticks["seq"]
     head = HEADER.pack(
         MAGIC, FORMAT, DENSE if dense else 0, N_COLUMNS, n, k, source,
-        int(ticks["seq"][0]), int(ticks["seq"][-1]), prev_position, due_ns, sent_ns,
+        positions.item(0), positions.item(-1), prev_position, due_ns, sent_ns,
     )  # fmt: skip
     words = np.ascontiguousarray(ticks).view(np.int64).reshape(n, 8)
     out = np.empty(room(n), np.uint8)
     length = encode_columns(words, k, True, out)
     if length < 0:
         raise ValueError(f"a frame that lists {k} instruments {FAULTS[-length]}")
-    return head + instruments.tobytes() + out[:length].tobytes()
+    return b"".join((head, pack_listing(instruments), out[:length].data))
 
 
 def decode_header(data: bytes) -> FrameHeader:
@@ -82,9 +87,10 @@ def decode_header(data: bytes) -> FrameHeader:
     magic, fmt, flags, columns, count, k, source, first, last, prev, due, sent = HEADER.unpack_from(data)
     if magic != MAGIC or fmt != FORMAT or columns != N_COLUMNS:
         raise CorruptFrame(f"not a frame of version {FORMAT}: begins with {data[:8].hex(' ')}")
-    if not 0 < count <= MAX_TICKS or len(data) < HEADER.size + 16 * k:
+    columns_at = HEADER.size + listing_bytes(k)
+    if not 0 < count <= MAX_TICKS or len(data) < columns_at:
         raise CorruptFrame(f"frame claims {count} ticks and {k} instruments in {len(data)} bytes")
-    return FrameHeader(count, k, source, first, last, prev, due, sent, bool(flags & DENSE))
+    return FrameHeader(count, k, source, first, last, prev, due, sent, bool(flags & DENSE), columns_at)
 
 
 def decode(data: bytes) -> Frame:
@@ -94,7 +100,7 @@ def decode(data: bytes) -> Frame:
         CorruptFrame: cut short, damaged, or of another version.
     """
     header = decode_header(data)
-    instruments = np.frombuffer(data, INSTRUMENT_REF, header.n_instruments, HEADER.size)
+    instruments = unpack_listing(data, HEADER.size, header.n_instruments)
     ticks = np.empty(header.n_ticks, TICK)
     decode_words(data, header, ticks.view(np.int64).reshape(-1, 8))
     return Frame(header, instruments, ticks)
@@ -102,7 +108,7 @@ def decode(data: bytes) -> Frame:
 
 def decode_words(data: bytes, header: FrameHeader, words: NDArray[np.int64]) -> None:
     """Unpack a frame's rows into ticks seen as int64, shape (header.n_ticks, 8), contiguous. Raises: CorruptFrame."""
-    columns = np.frombuffer(data, np.uint8, offset=HEADER.size + 16 * header.n_instruments)
+    columns = np.frombuffer(data, np.uint8, offset=header.columns_at)
     first, last = np.uint64(header.first_position), np.uint64(header.last_position)
     if fault := decode_columns(columns, header.n_instruments, first, last, words):
         raise CorruptFrame(f"frame of source {header.source:x} at position {header.first_position} {FAULTS[fault]}")

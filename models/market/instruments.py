@@ -16,7 +16,7 @@ DEFAULT_EXPONENT = -9
 SMALL_PRICE_SIZE_EXPONENT = -2  # sizes of coins priced below 0.01 are huge: nine decimals would overflow int64
 MONEY_EXPONENT = -2  # totals in money (open interest in USD)
 
-# One entry of a frame's own list; the rows' instrument_id is the index into it.
+# One entry of a frame's own list, as it is in memory; the rows' instrument_id is the index into it.
 INSTRUMENT_REF = np.dtype([("hash", "<u8"), ("price_exp", "i1"), ("size_exp", "i1"), ("pad", "V6")])
 
 _VENUE = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")

@@ -14,7 +14,8 @@ from models.market import facets, pages
 from models.market.book import BookPool, Consumer
 from models.market.conflate import PAGE_SLOTS, BookRows, Rows
 from models.market.frame import HEADER, FrameHeader, decode_header, decode_words
-from models.market.instruments import INSTRUMENT_REF, Instrument
+from models.market.instruments import Instrument
+from models.market.listing import unpack_listing
 from models.market.pages import Record, SourcePosition
 from models.market.slots import SlotTable
 from models.market.tick import TICK, Action, Kind, TickArray
@@ -61,29 +62,28 @@ def open_frame(version: int, append_ms: int, data: bytes) -> IncomingFrame:
 
 
 def refs_of(*frames: IncomingFrame) -> NDArray[np.void]:
-    """The lists of instruments of all frames, one behind the other: array operations a round, not a frame."""
-    lists = [f.data[HEADER.size : HEADER.size + INSTRUMENT_REF.itemsize * f.header.n_instruments] for f in frames]
-    return np.frombuffer(b"".join(lists), INSTRUMENT_REF)
+    """The instruments that frames list (INSTRUMENT_REF), one frame behind the other."""
+    return np.concatenate([unpack_listing(f.data, HEADER.size, f.header.n_instruments) for f in frames])
 
 
 class Listed(NamedTuple):
     """The instruments that some frames list, one frame behind the other.
 
     Attributes:
-        refs: dtype INSTRUMENT_REF, shape (n,).
+        frames: those frames.
         slots: shape (n,), -1 = it has no slot yet.
         n_missing: how many have no slot.
         n_differing: of how many the frame's exponents are not those of the definition.
     """
 
-    refs: NDArray[np.void]
+    frames: Sequence[IncomingFrame]
     slots: NDArray[np.int32]
     n_missing: int
     n_differing: int
 
     def missing(self) -> list[int]:
         """Hashes of those without a slot, rising."""
-        return np.unique(self.refs["hash"][self.slots < 0]).tolist() if self.n_missing else []
+        return np.unique(refs_of(*self.frames)["hash"][self.slots < 0]).tolist() if self.n_missing else []
 
 
 class MarketPartition:
@@ -110,8 +110,9 @@ class MarketPartition:
 
     def listed(self, frames: Sequence[IncomingFrame]) -> Listed:
         """The instruments of frames, with their slots as they are now."""
-        refs = refs_of(*frames)
-        return Listed(refs, *self.slots.resolve(refs))
+        lists = [frame.data[HEADER.size : frame.header.columns_at] for frame in frames]
+        counts = [frame.header.n_instruments for frame in frames]
+        return Listed(frames, *self.slots.resolve(b"".join(lists), counts))  # array operations a round, not a frame
 
     def add(self, instruments: Iterable[Instrument]) -> None:
         """Give instruments slots."""
@@ -170,7 +171,7 @@ class MarketPartition:
         closed = self.windows.closed()
         return [
             encode_windows(
-                closed[at : at + MAX_WINDOWS], self.slots.refs(),
+                closed[at : at + MAX_WINDOWS], self.slots.refs,
                 version=self.applied, watermark_ns=self.windows.watermark_ns,
             )
             for at in range(0, len(closed), MAX_WINDOWS)
@@ -186,7 +187,7 @@ class MarketPartition:
 
     def _usable(self, listed: Listed) -> NDArray[np.bool_]:
         """Whether each has a slot, and the frame's exponents are its."""
-        refs, slots = listed.refs, listed.slots
+        refs, slots = refs_of(*listed.frames), listed.slots
         same_price = self.slots.price_exp[slots] == refs["price_exp"]
         usable: NDArray[np.bool_] = (slots >= 0) & same_price & (self.slots.size_exp[slots] == refs["size_exp"])
         return usable

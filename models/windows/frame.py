@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from models.errors import CorruptFrame
 from models.market.columns import FAULTS, N_COLUMNS, decode_columns, encode_columns, room
-from models.market.instruments import INSTRUMENT_REF
+from models.market.listing import listing_bytes, pack_listing, unpack_listing
 from models.windows.window import INTERVALS_S, N_CLOSED, SECOND_NS
 
 MAGIC = b"MPW1"
-FORMAT = 2
+FORMAT = 3
 MAX_WINDOWS = 1 << 16
 HEADER = struct.Struct("<4sBBHIIqq")
 
@@ -72,7 +72,7 @@ def encode_windows(closed: NDArray[np.int64], refs: NDArray[np.void], *, version
     if length < 0:
         raise ValueError(f"a record of windows {FAULTS[-length]}")
     head = HEADER.pack(MAGIC, FORMAT, 0, N_COLUMNS, n, k, version, watermark_ns)
-    return head + refs[slots[:k]].tobytes() + out[:length].tobytes()
+    return b"".join((head, pack_listing(refs[slots[:k]]), out[:length].data))
 
 
 def decode_windows(data: bytes) -> WindowFrame:
@@ -82,10 +82,10 @@ def decode_windows(data: bytes) -> WindowFrame:
     magic, fmt, _, columns, n, k, version, watermark_ns = HEADER.unpack_from(data)
     if magic != MAGIC or fmt != FORMAT or columns != N_COLUMNS:
         raise CorruptFrame(f"not a record of windows of version {FORMAT}: begins with {data[:8].hex(' ')}")
-    if not 0 < n <= MAX_WINDOWS or len(data) < HEADER.size + INSTRUMENT_REF.itemsize * k:
+    if not 0 < n <= MAX_WINDOWS or len(data) < HEADER.size + listing_bytes(k):
         raise CorruptFrame(f"record claims {n} windows and {k} instruments in {len(data)} bytes")
     words = np.empty((n, 8), np.int64)
-    body = np.frombuffer(data, np.uint8, offset=HEADER.size + INSTRUMENT_REF.itemsize * k)
+    body = np.frombuffer(data, np.uint8, offset=HEADER.size + listing_bytes(k))
     if fault := decode_columns(body, k, np.uint64(1), np.uint64(n), words):
         raise CorruptFrame(f"record of windows as of version {version} {FAULTS[fault]}")
     open_ = words[:, 1]
@@ -95,7 +95,7 @@ def decode_windows(data: bytes) -> WindowFrame:
     windows = words.view(WINDOW).reshape(n)
     if (windows["instrument_id"] < 0).any() or (windows["interval_count"] >> COUNT_BITS >= len(INTERVALS_S)).any():
         raise CorruptFrame(f"record of windows as of version {version} names no instrument or no length")
-    return WindowFrame(version, watermark_ns, np.frombuffer(data, INSTRUMENT_REF, k, HEADER.size), windows)
+    return WindowFrame(version, watermark_ns, unpack_listing(data, HEADER.size, k), windows)
 
 
 @numba.njit(cache=True, nogil=True)

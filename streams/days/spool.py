@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from models.errors import CorruptDay, CorruptFrame
 from models.market.frame import HEADER, FrameHeader, decode_header
-from models.market.instruments import INSTRUMENT_REF, Instrument
+from models.market.instruments import Instrument
+from models.market.listing import unpack_listing
 
 _RECORD = struct.Struct("<IqqII")
 _READ_BYTES = 8 << 20
@@ -107,7 +107,7 @@ class Spool:
 
     def unknown(self, data: bytes, header: FrameHeader) -> list[int]:
         """Hashes that a frame names and no definition here has."""
-        refs = np.frombuffer(data, INSTRUMENT_REF, header.n_instruments, HEADER.size)
+        refs = unpack_listing(data, HEADER.size, header.n_instruments)
         return [name for name in refs["hash"].tolist() if name not in self._hashes]
 
     def define(self, instrument: Instrument) -> None:

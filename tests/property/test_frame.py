@@ -11,6 +11,7 @@ from models.errors import CorruptFrame
 from models.market.columns import room
 from models.market.frame import HEADER, decode, decode_header, encode
 from models.market.instruments import INSTRUMENT_REF
+from models.market.listing import listing_bytes
 from models.market.tick import TICK, TickArray
 
 INT64 = np.iinfo(np.int64)
@@ -64,7 +65,8 @@ def frames(draw: st.DrawFn, most: int = 400) -> tuple[TickArray, np.ndarray]:
     for name in SHAPES:
         rows[name] = random.integers(0, n_shapes, n)
     refs = np.zeros(k, INSTRUMENT_REF)
-    refs["hash"], refs["price_exp"] = random.integers(1, 2**63, k), random.integers(-18, 18, k)
+    refs["hash"] = random.integers(1, 2**64, k, np.uint64)
+    refs["price_exp"], refs["size_exp"] = random.integers(-18, 18, k), random.integers(-18, 18, k)
     return rows, refs
 
 
@@ -73,12 +75,13 @@ def frames(draw: st.DrawFn, most: int = 400) -> tuple[TickArray, np.ndarray]:
 def test_any_rows_come_back_as_they_were(frame: tuple[TickArray, np.ndarray], source: int, dense: bool) -> None:
     rows, refs = frame
     data = encode(rows, refs, source=source, prev_position=source, dense=dense, due_ns=INT64.min, sent_ns=INT64.max)
-    assert len(data) <= HEADER.size + 16 * len(refs) + room(len(rows))
+    assert len(data) <= HEADER.size + listing_bytes(len(refs)) + room(len(rows))
     back = decode(data)
     assert back.ticks.tobytes() == rows.tobytes()
     assert back.instruments.tobytes() == refs.tobytes()
     ends = int(rows["seq"][0]), int(rows["seq"][-1])
-    assert back.header == (len(rows), len(refs), source, *ends, source, INT64.min, INT64.max, dense)
+    columns_at = HEADER.size + listing_bytes(len(refs))
+    assert back.header == (len(rows), len(refs), source, *ends, source, INT64.min, INT64.max, dense, columns_at)
     assert back.header == decode_header(data)
 
 
@@ -109,7 +112,7 @@ def test_cut_bytes_are_refused(frame: tuple[TickArray, np.ndarray], data: st.Dat
 def layout(whole: bytes) -> list[int]:
     """Where numbers stand that decide about lengths and look-ups: the header's and the heads of the columns."""
     header = decode_header(whole)
-    at = HEADER.size + 16 * header.n_instruments
+    at = header.columns_at
     found = list(range(16))
     for column in range(9):
         found += range(at, at + 8)
@@ -141,4 +144,4 @@ def test_mutated_bytes_are_refused_or_give_rows_that_keep_the_promises(
 def test_random_bytes_behind_a_good_magic_are_refused(n: int) -> None:
     random = np.random.default_rng(n)
     for _ in range(300):
-        assert refused_or_whole((b"MPF1\x01\x00\x09\x00" + random.bytes(n))[:n])
+        assert refused_or_whole((b"MPF1\x02\x00\x09\x00" + random.bytes(n))[:n])

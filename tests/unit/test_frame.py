@@ -13,6 +13,7 @@ from models.errors import CorruptFrame
 from models.market.columns import BAD_CODEC, BAD_INDEX, FAULTS, N_COLUMNS, SHORT, UNORDERED, room
 from models.market.frame import HEADER, MAX_TICKS, Frame, decode, decode_header, encode
 from models.market.instruments import INSTRUMENT_REF, instrument_hash
+from models.market.listing import listing_bytes
 from models.market.tick import TICK, Action, Flag, Kind, Side, TickArray
 from tests.books import diff, snapshot
 
@@ -141,7 +142,7 @@ FRAMES = {
 def starts(data: bytes) -> list[int]:
     """Where each column's head begins, and where the last column ends; written from docs/wire.md alone."""
     n, k = decode_header(data)[:2]
-    found = [HEADER.size + 16 * k]
+    found = [HEADER.size + -(-10 * k // 8) * 8]
     for column in range(N_COLUMNS):
         _, width, _, _, entries = struct.unpack_from("<4BI", data, found[-1])
         parts = (entries * (4 if column == SHAPE else 8), width * n)
@@ -194,6 +195,9 @@ def test_golden_bytes_mean_what_the_documentation_says(name: str) -> None:
     for column, field in enumerate(TICK.names[:7]):
         assert frame.ticks[field].astype(np.uint64).tolist() == rows[:, column].tolist(), field
     assert frame.ticks["instrument_id"].astype(np.uint64).tolist() == rows[:, INSTRUMENT].tolist()
+    k, at = len(frame.instruments), HEADER.size
+    listed = [struct.unpack_from(f"<{k}{form}", data, at + place * k) for form, place in (("Q", 0), ("b", 8), ("b", 9))]
+    assert [frame.instruments[field].tolist() for field in INSTRUMENT_REF.names[:3]] == [list(x) for x in listed]
     shapes = np.ascontiguousarray(frame.ticks).view(np.uint32).reshape(-1, 16)[:, 15]
     assert shapes.tolist() == rows[:, SHAPE].tolist()
 
@@ -208,8 +212,8 @@ def test_golden_frames_use_every_codec_and_every_width() -> None:
 
 def test_header_tells_what_encode_was_told() -> None:
     header = decode(trades_and_quotes()).header
-    assert header == (8, 2, 7, 101, 108, 100, NOON_NS, NOON_NS + 1, True)
-    assert decode(one_row()).header[2:] == (1, 2**63 + 5, 2**63 + 5, 0, 0, 0, False)
+    assert header == (8, 2, 7, 101, 108, 100, NOON_NS, NOON_NS + 1, True, 64 + 24)
+    assert decode(one_row()).header[2:] == (1, 2**63 + 5, 2**63 + 5, 0, 0, 0, False, 64 + 16)
 
 
 def test_prices_of_two_instruments_are_stored_by_instrument() -> None:
@@ -264,7 +268,8 @@ def patched(data: bytes, at: int, form: str, *values: int) -> bytes:
     ("at", "form", "value"),
     [
         (0, "<4s", b"MPF2"),
-        (4, "B", 2),
+        (4, "B", 1),
+        (4, "B", 3),
         (6, "<H", 8),
         (8, "<I", 0),
         (8, "<I", MAX_TICKS + 1),
@@ -365,5 +370,5 @@ def test_room_is_enough_for_the_widest_rows() -> None:
         rows["seq"] = np.sort(random.choice(2**20, n, replace=False).astype(np.uint64) << np.uint64(43))
         rows["instrument_id"] = random.integers(0, 1000, n)
         data = encode(rows, np.zeros(1000, INSTRUMENT_REF), source=1)
-        assert len(data) - HEADER.size - 16 * 1000 <= room(n)
+        assert len(data) - HEADER.size - listing_bytes(1000) <= room(n)
         assert decode(data).ticks.tobytes() == rows.tobytes()

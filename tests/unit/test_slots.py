@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.market.instruments import Instrument
+from models.market.instruments import INSTRUMENT_REF, Instrument
+from models.market.listing import pack_listing
+from models.market.prefetch import AHEAD
 from models.market.slots import SlotTable
 
 # The table multiplies by this odd number and takes bits from 32 on: its inverse makes hashes that collide on purpose.
@@ -81,3 +83,43 @@ def test_no_hash_finds_no_slot_and_zero_is_never_one() -> None:
         table.add(named(slot + 1))
     assert found(table, [0]) == [-1]
     assert [instrument.hash for instrument in table.instruments] == list(range(1, 71))
+
+
+def listed(instruments: list[Named]) -> bytes:
+    refs = np.zeros(len(instruments), INSTRUMENT_REF)
+    for ref, of in zip(refs, instruments, strict=True):
+        ref["hash"], ref["price_exp"], ref["size_exp"] = of.hash, of.price_exp, of.size_exp
+    return pack_listing(refs)
+
+
+def test_lists_of_any_lengths_find_the_slots_of_their_hashes() -> None:
+    random = np.random.default_rng(3)
+    counts = [0, 1, 5, AHEAD - 1, AHEAD, AHEAD + 1, 0, 3 * AHEAD + 2, 700, 0]
+    every = [named(h, -(h % 19), h % 7) for h in random.integers(1, 2**64, sum(counts), dtype=np.uint64).tolist()]
+    table = SlotTable()
+    for number in random.permutation(len(every)).tolist():
+        table.add(every[number])
+    ends = np.cumsum(counts).tolist()
+    lists = b"".join(listed(every[end - k : end]) for end, k in zip(ends, counts, strict=True))
+    slots, n_missing, n_differing = table.resolve(lists, counts)
+    assert slots.tolist() == found(table, [of.hash for of in every])
+    assert [table.instruments[slot] for slot in slots] == every
+    assert (n_missing, n_differing) == (0, 0)
+    assert table.refs["hash"][slots].tolist() == [of.hash for of in every]
+
+
+def test_no_lists_and_empty_lists_find_nothing() -> None:
+    for counts in ([], [0], [0, 0]):
+        slots, *numbers = SlotTable().resolve(b"", counts)
+        assert (slots.shape, numbers) == ((0,), [0, 0])
+
+
+def test_hashes_without_a_slot_and_exponents_that_differ_are_counted() -> None:
+    table = SlotTable()
+    for hash_ in range(1, 41):
+        table.add(named(hash_, price_exp=-9, size_exp=-8))
+    first = [named(1, -9, -8), named(41, -9, -8), named(2, -9, -9), named(3, -8, -8), named(4, -8, -9)]
+    second = [named(5, -9, -8), named(2**64 - 1, 0, 0), named(6, -9, 127)]
+    slots, n_missing, n_differing = table.resolve(listed(first) + listed(second), [len(first), len(second)])
+    assert slots.tolist() == [0, -1, 1, 2, 3, 4, -1, 5]
+    assert (n_missing, n_differing) == (2, 4)
