@@ -20,7 +20,7 @@ from aiokafka.errors import CorruptRecordException
 from numpy.typing import NDArray
 
 from streams.kafka.compression import unpack_lz4
-from streams.kafka.fetched import FetchedBatches, end_of_batch, is_whole
+from streams.kafka.fetched import OVERHEAD, FetchedBatches, is_whole
 
 MOST_RECORDS = 8192  # of one partition at a time: parsing them holds the loop for some 6 ms
 
@@ -103,14 +103,14 @@ def _read(kept: FetchedBatches, tp: Any, first_offset: int, most: int) -> tuple[
     raw, bodies, heads = kept.raw, [], []
     n_records, next_offset = 0, first_offset
     while n_records < most and kept.at < len(raw):
-        end = end_of_batch(raw, kept.at)
+        end = kept.at + OVERHEAD + int.from_bytes(raw[kept.at + 8 : kept.at + OVERHEAD], "big")
         if kept.at + _HEADER.size > len(raw) or end > len(raw):  # the broker cuts the last batch where a fetch is full
             kept.at = len(raw)
             break
-        base, _, _, magic, _, attributes, last_delta, first_ms, max_ms, _, _, _, count = _HEADER.unpack_from(
+        base, _, _, magic, crc, attributes, last_delta, first_ms, max_ms, _, _, _, count = _HEADER.unpack_from(
             raw, kept.at
         )
-        if magic != 2 or not is_whole(raw, kept.at, end):
+        if magic != 2 or not is_whole(raw, kept.at, end, crc):
             raise CorruptRecordException(f"{tp} at offset {base}: bytes are damaged, or of a format before v2")
         if not attributes & _CONTROL:
             body, codec = raw[kept.at + _HEADER.size : end], attributes & _CODEC
