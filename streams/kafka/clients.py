@@ -13,6 +13,7 @@ from models.errors import PublishFailed, ServiceUnavailable
 from streams.kafka.admin import unavailable
 from streams.kafka.compression import use_fast_lz4
 from streams.kafka.fetch_codec import use_fast_fetch
+from streams.kafka.fetched import keep_fetched
 from streams.settings import KafkaSettings
 from streams.topics import MAX_RECORD_BYTES
 
@@ -49,6 +50,7 @@ async def start_consumer(kafka: KafkaSettings, topic: str, partitions: Iterable[
         ServiceUnavailable: no broker answers, or there is no such topic.
     """
     use_fast_fetch()
+    keep_fetched()
     consumer = AIOKafkaConsumer(
         bootstrap_servers=kafka.bootstrap,
         group_id=None,

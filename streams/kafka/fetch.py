@@ -16,7 +16,8 @@ from mode.utils.futures import maybe_set_exception, maybe_set_result
 
 from streams.clock import now_ns
 from streams.kafka.fetch_codec import use_fast_fetch
-from streams.kafka.record_columns import RecordColumns, keep_raw_records, take_columns
+from streams.kafka.fetched import keep_fetched
+from streams.kafka.record_columns import RecordColumns, take_columns
 from streams.kafka.turns import FetchTurns
 
 FETCH_BYTES = 1 << 20  # a partition's share of one fetch: what a round takes of it holds the loop for some 8 ms
@@ -35,7 +36,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         use_fast_fetch()
-        keep_raw_records()
+        keep_fetched()
         super().__init__(consumer, thread_loop=uvloop.new_event_loop(), **kwargs)
         self._close_thread_loop_on_stop = True  # it is this thread's own
         self.turns = FetchTurns()

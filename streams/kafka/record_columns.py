@@ -15,22 +15,18 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 from aiokafka.codec import gzip_decode, snappy_decode, zstd_decode
-from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.errors import CorruptRecordException
-from aiokafka.record.memory_records import MemoryRecords
-from aiokafka.record.util import calc_crc32c
 from numpy.typing import NDArray
 
 from streams.kafka.compression import unpack_lz4
+from streams.kafka.fetched import OVERHEAD, FetchedBatches, is_whole
 
 MOST_RECORDS = 8192  # of one partition at a time: parsing them holds the loop for some 6 ms
 
 # base offset, length, leader epoch, magic, crc, attributes, last offset delta, first and max timestamp, producer id,
 # producer epoch, base sequence, number of records
 _HEADER = struct.Struct(">qiibIhiqqqhii")
-_OVERHEAD = 12  # base offset and length: what the length does not count
-_CHECKED = 21  # where the bytes begin that the checksum is of
 _CODEC, _APPEND_TIME, _CONTROL = 7, 8, 32  # bits of the attributes
 _DECODERS = {1: gzip_decode, 2: snappy_decode, 3: unpack_lz4, 4: zstd_decode}
 
@@ -81,20 +77,6 @@ class RecordColumns:
         return Record(self.topic, self.partition, int(self.offsets[number]), int(self.timestamps[number]), value)
 
 
-class _KeptRecords(MemoryRecords):  # type: ignore[misc]  # aiokafka is not typed
-    """aiokafka's records of a partition, with the bytes they came in."""
-
-    def __init__(self, raw: bytes) -> None:
-        super().__init__(raw)
-        self.raw = raw
-        self.at = 0  # where the batch begins that has not been taken yet
-
-
-def keep_raw_records() -> None:
-    """Make the consumers of this process keep what they fetched, which `take_columns` needs; repeating it is fine."""
-    fetcher.MemoryRecords = _KeptRecords
-
-
 def compile_walk() -> None:
     """Have the loop ready before the first record waits for it."""
     _walk(np.frombuffer(b"", np.uint8), np.empty((0, 5), np.int64), np.empty((4, 0), np.int64))
@@ -116,19 +98,19 @@ def take_columns(found: FetchResult, tp: Any, most: int = MOST_RECORDS) -> Recor
     return columns if len(columns) else None
 
 
-def _read(kept: _KeptRecords, tp: Any, first_offset: int, most: int) -> tuple[RecordColumns, int, bool]:
+def _read(kept: FetchedBatches, tp: Any, first_offset: int, most: int) -> tuple[RecordColumns, int, bool]:
     """Columns of the next batches, the offset behind them, and whether they were the last."""
     raw, bodies, heads = kept.raw, [], []
     n_records, next_offset = 0, first_offset
     while n_records < most and kept.at < len(raw):
-        end = kept.at + _OVERHEAD + int.from_bytes(raw[kept.at + 8 : kept.at + _OVERHEAD], "big")
+        end = kept.at + OVERHEAD + int.from_bytes(raw[kept.at + 8 : kept.at + OVERHEAD], "big")
         if kept.at + _HEADER.size > len(raw) or end > len(raw):  # the broker cuts the last batch where a fetch is full
             kept.at = len(raw)
             break
         base, _, _, magic, crc, attributes, last_delta, first_ms, max_ms, _, _, _, count = _HEADER.unpack_from(
             raw, kept.at
         )
-        if magic != 2 or calc_crc32c(memoryview(raw)[kept.at + _CHECKED : end]) != crc:
+        if magic != 2 or not is_whole(raw, kept.at, end, crc):
             raise CorruptRecordException(f"{tp} at offset {base}: bytes are damaged, or of a format before v2")
         if not attributes & _CONTROL:
             body, codec = raw[kept.at + _HEADER.size : end], attributes & _CODEC

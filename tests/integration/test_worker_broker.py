@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,13 +14,16 @@ import psutil
 import pytest
 
 from agents.cli.worker import EXIT_S
-from models.errors import DeadlineExceeded
+from models.errors import DeadlineExceeded, ServiceUnavailable
+from streams.client.publisher import TickPublisher
 from streams.days.replay import Pause, Replay
 from streams.days.served import disk_finals, redis_differences, served_digest, wait_served
+from streams.kafka.admin import ensure_topics
 from streams.services import LocalSite
 from streams.services.ports import free_ports
 from streams.services.worker import WorkerProcess
 from streams.settings import ServicesSettings, Settings
+from streams.topics import FRAMES
 from tests.conftest import WaitUntil
 from tests.workers import GOLDEN, is_gone, sample_day
 
@@ -63,6 +68,16 @@ def broker(site: LocalSite) -> psutil.Process:
     (pid,) = [service.pid for service in site.status() if service.name == "Kafka"]
     assert pid
     return psutil.Process(pid)
+
+
+def flip_last_bit(folder: Path, topic: str) -> int:
+    """Damage the newest record of the one partition that has any; the partition."""
+    (log,) = (found for found in folder.rglob(f"{topic}-*/*.log") if found.stat().st_size)
+    raw = log.read_bytes()
+    with log.open("r+b") as file:
+        file.seek(len(raw) - 1)
+        file.write(bytes([raw[-1] ^ 1]))
+    return int(log.parent.name.rpartition("-")[2])
 
 
 async def test_a_worker_outlives_a_restart_of_its_broker_under_load(
@@ -125,6 +140,24 @@ async def test_a_broker_that_hangs_ends_the_worker_and_the_next_one_serves_the_d
         report = await running
         await wait_served(run, report.offsets, DEADLINE_S)
         await is_the_day(run)
+
+
+async def test_a_frame_that_was_damaged_on_the_brokers_disk_ends_the_worker_with_its_place(
+    own_site: tuple[LocalSite, Settings], tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    site, settings = own_site
+    topic = settings.topics.prefix + FRAMES
+    await ensure_topics(settings)
+    async with TickPublisher(settings) as publisher:
+        await publisher.trade("x.spot.A-USD", price="1", size="1", ts_event_ns=10**18)
+        await publisher.flush()
+    number = flip_last_bit(Path(site.settings.state_dir), topic)
+    worker = WorkerProcess(settings, tmp_path / "log")
+    with contextlib.suppress(ServiceUnavailable):  # as soon as it reads, which may be before anybody saw it serve
+        await worker.start()
+    await wait_until(lambda: is_gone(worker.pid), DEADLINE_S, "the end of the worker")
+    where = re.escape(f"topic='{topic}', partition={number}) at offset 0: bytes are damaged")
+    assert re.search(f"the worker stopped: .*{where}", worker.last_line())
 
 
 async def test_a_worker_whose_broker_is_gone_says_so_and_ends(

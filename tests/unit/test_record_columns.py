@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
@@ -14,8 +13,8 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 
-from streams.kafka import record_columns
-from streams.kafka.record_columns import Record, RecordColumns, keep_raw_records, take_columns
+from streams.kafka.fetched import FetchedBatches
+from streams.kafka.record_columns import Record, RecordColumns, take_columns
 
 TP = TopicPartition("md.json.v1", 3)
 NONE, GZIP, LZ4, ZSTD = 0, 1, 3, 4
@@ -46,13 +45,11 @@ def batch(sent: Sent, *, base: int, codec: int = NONE, attributes: int = 0, max_
 
 def fetched(raw: bytes, offset: int = 0) -> FetchResult:
     """A fetch whose answer were these bytes, asked for from this offset on."""
-    keep_raw_records()
     state = SubscriptionState()
     state.assign_from_user({TP})
     assignment = state.subscription.assignment
     assignment.state_value(TP).reset_to(offset)
-    kept = record_columns._KeptRecords(raw)
-    records = PartitionRecords(TP, kept, [], offset, None, None, True, 0)
+    records = PartitionRecords(TP, FetchedBatches(raw), [], offset, None, None, True, 0)
     return FetchResult(TP, assignment=assignment, partition_records=records, backoff=0)
 
 
@@ -157,12 +154,3 @@ async def test_records_that_do_not_fill_their_batch_are_refused(at: int, value: 
     struct.pack_into(">I", raw, 17, calc_crc32c(bytes(raw[21:])))
     with pytest.raises(CorruptRecordException, match="do not fill"):
         taken(bytes(raw), 9)
-
-
-async def test_consumers_keep_what_they_fetched() -> None:
-    from aiokafka.consumer import fetcher  # noqa: PLC0415 - the name that the fetcher uses is what is tested
-
-    keep_raw_records()
-    kept: Any = fetcher.MemoryRecords(batch(MANY, base=0))
-    assert kept.has_next()
-    assert kept.raw == batch(MANY, base=0)
