@@ -12,6 +12,7 @@ from models.market.instruments import INSTRUMENT_REF, Instrument
 from models.market.prefetch import AHEAD, prefetch
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio (Knuth, TAOCP 6.4, Fibonacci hashing)
+_AHEAD = 2 * AHEAD  # a look-up takes 3 to 4 ns when its place is there: half of what other loops do in a step
 _HASH, _REST = 0, 1  # a place of the table; the rest: slot, then the two exponents in its bytes 4 and 5
 
 
@@ -118,11 +119,11 @@ def _resolve(places, lists, counts, found):  # type: ignore[no-untyped-def]
         hashes = lists[start : start + 8 * k].view(np.uint64)
         exponents = lists[start + 8 * k : start + 10 * k]
         start += 10 * k + 7 & ~7
-        for j in range(min(k, AHEAD)):
+        for j in range(min(k, _AHEAD)):
             prefetch(places, (_place(places, hashes[j]),))
         for j in range(k):
-            if j + AHEAD < k:
-                prefetch(places, (_place(places, hashes[j + AHEAD]),))
+            if j + _AHEAD < k:
+                prefetch(places, (_place(places, hashes[j + _AHEAD]),))
             at = _at(places, hashes[j])
             if places[at, _HASH] == 0:
                 found[i] = -1

@@ -39,7 +39,8 @@ AHEAD_NS = SECOND_NS  # rule 15: on a live topic a row more than this ahead of i
 _SLOTS_AHEAD, _ENDS_AHEAD = 4, 16  # due slots, of two to four windows each
 _TEN, _MINUTE = RING, RING + 1
 _SECONDS_A_TEN, _SECONDS_A_MINUTE = INTERVALS_S[1:]
-_LINE_BYTES = 64  # of a processor's cache; the ends of a slot's windows fill one
+_LINE_BYTES = 64  # of a processor's cache; the ends of a slot's windows fill one, the values of a window lie in one
+_WIDTH = _LINE_BYTES // 8
 _MOST_CLOSED = 3 * N_OPEN  # by one instrument at one instant
 _K_TRADE, _K_CONTROL = int(Kind.TRADE), int(Kind.CONTROL)
 _MOVES, _ENDS = int(Action.UPDATE), int(Action.DELETE)
@@ -53,7 +54,7 @@ class Windows:
         watermark_ns: rows whose window ends at or before it are late.
         ends: int64[capacity, RING + 2]: when the open windows end, in seconds since 1970, NOT_OPEN = none is: the
             seconds (at `number % RING`), the ten seconds, the minute. A cache line a slot that tells what is due.
-        values: int64[capacity, RING + 2, 6], `OPEN` to `COUNT`; rubbish of a window that is not open.
+        values: int64[capacity, RING + 2, 8], `OPEN` to `COUNT` and room; rubbish of a window that is not open.
         sums: uint64[capacity, 3]: by interval the sum of `checksum` over all windows that ever closed.
         page_version: by page, the source version as of which it was loaded or flushed.
         dirty: by page, whether it changed since.
@@ -64,7 +65,7 @@ class Windows:
         self.watermark_ns = NO_WATERMARK
         self.ends = _of_lines(PAGE_SLOTS, N_OPEN)
         self.ends[:] = NOT_OPEN
-        self.values = _of_lines(PAGE_SLOTS, N_OPEN, N_VALUES)
+        self.values = _of_lines(PAGE_SLOTS, N_OPEN, _WIDTH)
         self.sums = np.zeros((PAGE_SLOTS, len(INTERVALS_S)), np.uint64)
         self.page_version = np.full(1, NOTHING, np.int64)
         self.dirty = np.zeros(1, np.bool_)
@@ -78,7 +79,7 @@ class Windows:
         """Make room for slots below `n_slots`."""
         while (n := len(self.ends)) < n_slots:
             ends, values = self.ends, self.values
-            self.ends, self.values = _of_lines(2 * n, N_OPEN), _of_lines(2 * n, N_OPEN, N_VALUES)
+            self.ends, self.values = _of_lines(2 * n, N_OPEN), _of_lines(2 * n, N_OPEN, _WIDTH)
             self.ends[:n], self.ends[n:], self.values[:n] = ends, NOT_OPEN, values
             self.sums = np.concatenate([self.sums, np.zeros_like(self.sums)])
             self.page_version = np.concatenate([self.page_version, np.full_like(self.page_version, NOTHING)])
@@ -144,7 +145,7 @@ class Windows:
         """Restore a page: what `models.windows.page.decode_page` returns."""
         self.ensure((page + 1) * PAGE_SLOTS)
         slots = slice(page * PAGE_SLOTS, (page + 1) * PAGE_SLOTS)
-        self.ends[slots], self.values[slots], self.sums[slots] = ends, values, sums
+        self.ends[slots], self.values[slots, :, :N_VALUES], self.sums[slots] = ends, values, sums
         self.page_version[page] = version
         self._due[slots] = ends.min(axis=1)
 
@@ -347,7 +348,7 @@ def _sweep(start, version, watermark, ends, values, sums, due, page_version, dir
                 for w in range(RING):
                     prefetch(values, (ahead, w if ends[ahead, w] <= second else _TEN))
                 prefetch(values, (ahead, _TEN))
-                prefetch(values, (ahead, _MINUTE))
+                prefetch(values, (ahead, _MINUTE if ends[ahead, _TEN] <= second else _TEN))
         slot = slots[i]
         if closed.shape[0] - n_closed < _MOST_CLOSED:
             return slot, n_closed

@@ -16,7 +16,7 @@ from models.market.fold import OfflineFold
 from models.market.instruments import INSTRUMENT_REF
 from models.market.partition import MarketPartition
 from models.market.tick import Kind
-from models.windows.frame import COUNT_BITS, decode_windows, encode_windows
+from models.windows.frame import COUNT_BITS, HEADER, decode_windows, encode_windows
 from models.windows.page import decode_page, encode_page
 from models.windows.tumbling import checksum
 from models.windows.window import INTERVALS_S, NOT_OPEN, RING, SECOND_NS
@@ -162,6 +162,9 @@ def test_a_record_of_windows_that_lies_is_refused() -> None:
     for damaged in (data[:-1], data + b"\0", b"MPF1" + data[4:], data[:20], data[:8] + b"\xff" * 4 + data[12:]):
         with pytest.raises(CorruptFrame):
             decode_windows(damaged)
+    for k in ((len(data) - HEADER.size) // 10 + 1, (len(data) - HEADER.size) // 8, 2**32 - 1):
+        with pytest.raises(CorruptFrame, match=f"{k} instruments in {len(data)} bytes"):
+            decode_windows(data[:12] + k.to_bytes(4, "little") + data[16:])
 
 
 def test_late_and_closed_instruments_are_those_that_trade() -> None:

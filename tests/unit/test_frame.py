@@ -283,6 +283,17 @@ def test_header_that_cannot_be_is_refused(at: int, form: str, value: int) -> Non
         decode(patched(one_row(), at, form, value))
 
 
+def test_list_of_instruments_that_ends_behind_the_bytes_is_refused() -> None:
+    data = snapshot_and_diffs()
+    most = (len(data) - HEADER.size) // 10
+    for listed in (most + 1, (len(data) - HEADER.size) // 8):
+        for read in (decode_header, decode):
+            with pytest.raises(CorruptFrame, match=f"{listed} instruments in {len(data)} bytes"):
+                read(patched(data, 12, "<I", listed))
+    with pytest.raises(CorruptFrame, match=FAULTS[SHORT]):
+        decode(patched(data, 12, "<I", most))
+
+
 @pytest.mark.parametrize("count", [1, 7, 9, 300, MAX_TICKS])
 def test_count_that_does_not_fit_the_columns_is_refused(count: int) -> None:
     with pytest.raises(CorruptFrame, match=FAULTS[SHORT]):

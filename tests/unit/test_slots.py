@@ -94,7 +94,7 @@ def listed(instruments: list[Named]) -> bytes:
 
 def test_lists_of_any_lengths_find_the_slots_of_their_hashes() -> None:
     random = np.random.default_rng(3)
-    counts = [0, 1, 5, AHEAD - 1, AHEAD, AHEAD + 1, 0, 3 * AHEAD + 2, 700, 0]
+    counts = [0, 1, 5, 2 * AHEAD - 1, 2 * AHEAD, 2 * AHEAD + 1, 0, 5 * AHEAD + 2, 700, 0]
     every = [named(h, -(h % 19), h % 7) for h in random.integers(1, 2**64, sum(counts), dtype=np.uint64).tolist()]
     table = SlotTable()
     for number in random.permutation(len(every)).tolist():
