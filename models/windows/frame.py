@@ -72,7 +72,7 @@ def encode_windows(closed: NDArray[np.int64], refs: NDArray[np.void], *, version
     if length < 0:
         raise ValueError(f"a record of windows {FAULTS[-length]}")
     head = HEADER.pack(MAGIC, FORMAT, 0, N_COLUMNS, n, k, version, watermark_ns)
-    return head + refs[slots[:k]].tobytes() + out[:length].tobytes()
+    return b"".join((head, refs[slots[:k]].tobytes(), out[:length].data))
 
 
 def decode_windows(data: bytes) -> WindowFrame:
