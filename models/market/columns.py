@@ -32,6 +32,9 @@ _LOW_32 = 0xFFFFFFFF
 _FIFTHS = np.array([pow(5, -k, 2**64) for k in range(_MAX_POW10 + 1)], np.uint64)
 _MOST_FIFTHS = np.array([(2**64 - 1) // 5**k for k in range(_MAX_POW10 + 1)], np.uint64)
 
+_SHAPES, _SHAPES_SHIFT = 1 << 10, np.uint64(64 - 10)  # hashes: more than shapes, so that few have the same
+_PRIME = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, as in `models.market.slots`
+
 _kernel = njit(cache=True, nogil=True)
 
 
@@ -79,12 +82,31 @@ def _pad(out, at, size):  # type: ignore[no-untyped-def]
 def _store(codes, values, group, grouped, bases, pow10):  # type: ignore[no-untyped-def]
     """Codes of values that are a multiple of `10**pow10` above their base."""
     shift, fifths = np.uint64(pow10), _FIFTHS[pow10]
+    if grouped:
+        for i in range(codes.shape[0]):
+            code = ((np.uint64(values[i]) - np.uint64(bases[group[i]])) >> shift) * fifths + np.uint64(1)
+            codes[i] = code if values[i] else np.uint64(0)
+        return
+    base = np.uint64(bases[0])
     for i in range(codes.shape[0]):
-        if values[i] == 0:
-            codes[i] = 0
-        else:
-            base = bases[group[i] if grouped else 0]
-            codes[i] = ((np.uint64(values[i]) - np.uint64(base)) >> shift) * fifths + np.uint64(1)
+        code = ((np.uint64(values[i]) - base) >> shift) * fifths + np.uint64(1)
+        codes[i] = code if values[i] else np.uint64(0)
+
+
+@_kernel
+def _pow10(values):  # type: ignore[no-untyped-def]
+    """The largest exponent, at most `_MAX_POW10`, of a power of ten that divides all values."""
+    pow10 = np.int64(_MAX_POW10)
+    halves, fifths, most = np.uint64(2**_MAX_POW10 - 1), _FIFTHS[_MAX_POW10], _MOST_FIFTHS[_MAX_POW10]
+    for i in range(values.shape[0]):
+        v = values[i]
+        size = np.uint64(v) if v > 0 else np.uint64(0) - np.uint64(v)
+        while size & halves or size * fifths > most:  # never of the last step, 10**0
+            pow10 -= 1
+            halves, fifths, most = halves >> np.uint64(1), _FIFTHS[pow10], _MOST_FIFTHS[pow10]
+        if pow10 == 0:
+            break
+    return pow10
 
 
 @_kernel
@@ -98,25 +120,20 @@ def _encode_column(values, group, n_groups, lo, hi, out, at):  # type: ignore[no
         out, at: uint8, and where this column begins in it.
     """
     n = values.shape[0]
-    first, same = values[0], True
-    pow10 = np.int64(_MAX_POW10)
-    halves, fifths, most = np.uint64(2**_MAX_POW10 - 1), _FIFTHS[_MAX_POW10], _MOST_FIFTHS[_MAX_POW10]
-    bottom, top = np.int64(2**63 - 1), np.int64(-(2**63))
+    bottom, top, n_zeros = np.int64(2**63 - 1), np.int64(-(2**63)), 0
     for g in range(n_groups):
         lo[g], hi[g] = bottom, top
-    for i in range(n):
+    for i in range(n):  # without branches, so that it is compiled for several values at a time
         v = values[i]
-        same &= v == first
-        if v == 0:
-            continue
-        size = np.uint64(v) if v > 0 else np.uint64(0) - np.uint64(v)
-        while size & halves or size * fifths > most:  # never of the last step, 10**0
-            pow10 -= 1
-            halves, fifths, most = halves >> np.uint64(1), _FIFTHS[pow10], _MOST_FIFTHS[pow10]
-        bottom, top = min(bottom, v), max(top, v)
-        if n_groups:
-            g = group[i]
-            lo[g], hi[g] = min(lo[g], v), max(hi[g], v)
+        bottom, top = min(bottom, v if v else bottom), max(top, v if v else top)
+        n_zeros += v == 0
+    first, same = values[0], n_zeros == n or (n_zeros == 0 and bottom == top)
+    pow10 = np.int64(0) if same else _pow10(values)
+    if n_groups and not same:
+        for i in range(n):
+            v, g = values[i], group[i]
+            if v:
+                lo[g], hi[g] = min(lo[g], v), max(hi[g], v)
     step = np.uint64(10**pow10)
     widest = np.uint64(0)
     for g in range(n_groups):
@@ -160,15 +177,20 @@ def _encode_shapes(words, out, at):  # type: ignore[no-untyped-def]
     """Kind, action, side and flags of a row as one of at most 256 combinations, else 4 bytes a row."""
     n = words.shape[0]
     seen, codes = np.empty(256, np.uint32), np.empty(n, np.uint8)
+    found = np.zeros(_SHAPES, np.uint8)  # by hash: the place of the shape that had it last
     codec, width, entries = _DICTIONARY, np.int64(0), np.int64(0)
     for i in range(n):
         shape = np.uint32((words[i, 7] >> 32) & _LOW_32)
-        j = 0
-        while j < entries and seen[j] != shape:
-            j += 1
-        if j == 256:
-            codec, width, entries = _RAW, np.int64(4), np.int64(0)
-            break
+        h = (np.uint64(shape) * _PRIME) >> _SHAPES_SHIFT
+        j = np.int64(found[h])
+        if j >= entries or seen[j] != shape:  # rare: how many turns the search takes, nobody could foretell
+            j = 0
+            while j < entries and seen[j] != shape:
+                j += 1
+            if j == 256:
+                codec, width, entries = _RAW, np.int64(4), np.int64(0)
+                break
+            found[h] = j
         if j == entries:
             seen[entries] = shape
             entries += 1
@@ -201,22 +223,23 @@ def encode_columns(words, k, by_instrument, out):  # type: ignore[no-untyped-def
         How many bytes were written, or minus a fault: BAD_INDEX or UNORDERED.
     """
     n = words.shape[0]
-    column, instrument = np.empty(n, np.int64), np.empty(n, np.int64)
+    columns = np.empty((_SHAPE, n), np.int64)  # all in one pass: the rows of many windows lie in no near cache
     lo, hi = np.empty(k, np.int64), np.empty(k, np.int64)
     groups = k if by_instrument else np.int64(0)
     for i in range(n):
-        instrument[i] = np.int32(words[i, 7] & _LOW_32)
-        if instrument[i] < -1 or instrument[i] >= k:
+        for c in range(_INSTRUMENT):
+            columns[c, i] = words[i, c]
+        instrument = np.int64(np.int32(words[i, _INSTRUMENT] & _LOW_32))
+        columns[_INSTRUMENT, i] = instrument
+        if instrument < -1 or instrument >= k:
             return -BAD_INDEX
         if i and np.uint64(words[i, _SEQ]) <= np.uint64(words[i - 1, _SEQ]):
             return -UNORDERED
-        if instrument[i] < 0:
+        if instrument < 0:
             groups = np.int64(0)  # a control row has no instrument to take a base from
-    at = np.int64(0)
+    at, instruments = np.int64(0), columns[_INSTRUMENT]
     for c in range(_SHAPE):
-        for i in range(n):
-            column[i] = words[i, c] if c != _INSTRUMENT else instrument[i]
-        at = _encode_column(column, instrument, groups if c != _INSTRUMENT else np.int64(0), lo, hi, out, at)
+        at = _encode_column(columns[c], instruments, groups if c != _INSTRUMENT else np.int64(0), lo, hi, out, at)
     return _encode_shapes(words, out, at)
 
 
