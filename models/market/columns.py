@@ -184,7 +184,7 @@ def _encode_shapes(words, out, at):  # type: ignore[no-untyped-def]
         h = (np.uint64(shape) * _PRIME) >> _SHAPES_SHIFT
         j = np.int64(found[h])
         if j >= entries or seen[j] != shape:  # rare: how many turns the search takes, nobody could foretell
-            j = 0
+            j = np.int64(0)
             while j < entries and seen[j] != shape:
                 j += 1
             if j == 256:
@@ -199,8 +199,8 @@ def _encode_shapes(words, out, at):  # type: ignore[no-untyped-def]
         width = np.int64(1)
     at = _write_head(out, at, codec, width, np.int64(0), entries)
     shapes = out[at : at + 4 * entries].view(np.uint32)
-    for j in range(entries):
-        shapes[j] = seen[j]
+    for entry in range(entries):
+        shapes[entry] = seen[entry]
     at = _pad(out, at, 4 * entries)
     if codec == _RAW:
         raw = out[at : at + 4 * n].view(np.uint32)

@@ -18,7 +18,7 @@ INTERVALS_S = tuple(BAR_INTERVALS_S[name] for name in INTERVALS)
 SECOND_NS = 1_000_000_000
 GRACE_NS = SECOND_NS  # local clocks were seen up to 1.27 s behind venues, which needs none; ahead, a tenth of that
 # Seconds that may be open at once: a venue's clock may lead the watermark by at least RING - 1 s, the local clock by
-# RING - 1 s - GRACE_NS. Each costs 56 bytes an instrument.
+# RING - 1 s - GRACE_NS. Each costs 72 bytes an instrument.
 RING = 6
 NO_WATERMARK = -(1 << 62)
 END = 1 << 62  # watermark of a run that has ended: everything is closed

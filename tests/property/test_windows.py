@@ -18,7 +18,7 @@ from models.market.partition import MarketPartition
 from models.market.tick import Kind
 from models.windows.frame import COUNT_BITS, HEADER, decode_windows, encode_windows
 from models.windows.page import decode_page, encode_page
-from models.windows.tumbling import checksum
+from models.windows.tumbling import Windows, checksum
 from models.windows.window import INTERVALS_S, NOT_OPEN, RING, SECOND_NS
 from tests.feeds import BUSY, INSTRUMENTS, log_of
 from tests.windows import Bar, PlainWindows
@@ -177,3 +177,19 @@ def test_late_and_closed_instruments_are_those_that_trade() -> None:
     assert texts <= {INSTRUMENTS[i].text for i in BUSY}
     assert len(texts) > 3
     assert FACETS[8:11] == ("ohlcv:1s", "ohlcv:10s", "ohlcv:1m")
+
+
+def test_a_minute_that_another_run_left_open_closes_before_ten_seconds_of_this_one_would_join_it() -> None:
+    ends, values = np.full((64, 8), NOT_OPEN), np.zeros((64, 8, 6), np.int64)
+    ends[0, 6], values[0, 6] = 1020, (1, 2, 3, 4, 5, 6)
+    ends[0, 7], values[0, 7] = 6000, (9, 9, 9, 9, 9, 9)
+    windows = Windows()
+    windows.load(0, 1, ends, values, np.zeros((64, 3), np.uint64))
+    windows.watermark_ns = 1020 * SECOND_NS
+    windows.close(2)
+    assert windows.closed().tolist() == [
+        [0, 2, 99, 9, 9, 9, 9, 9, 9],
+        [0, 1, 101, 1, 2, 3, 4, 5, 6],
+        [0, 2, 16, 1, 2, 3, 4, 5, 6],
+    ]
+    assert (windows.ends == NOT_OPEN).all()

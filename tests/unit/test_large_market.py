@@ -47,6 +47,7 @@ def test_a_large_partition_folds_as_a_small_one() -> None:
         assert sorted(small.windows.closed().tolist()) == sorted(large.windows.closed().tolist())
         n_closed += one.n_closed
     assert min(large.rows.rows.nbytes, large.windows.values.nbytes) > CACHED_BYTES > small.rows.rows.nbytes
+    assert all(array.ctypes.data % 64 == 0 for array in (large.windows.ends, large.windows.values))  # cache lines
     assert n_closed > 50
     assert small.rows.facet_of == large.rows.facet_of
     assert np.array_equal(small.rows.rows, large.rows.rows[:, : small.rows.capacity])
