@@ -6,8 +6,6 @@ from __future__ import annotations
 class Pace:
     """Turns `least_s` apart, or `rest` times as long as the last one took, but that not above `most_s`.
 
-    A turn that was taken before it was due puts the next one off by as much more.
-
     Args:
         least_s, most_s: from the end of a turn to the begin of the next.
         rest: 7 = a turn after the other takes an eighth of the time.
@@ -25,5 +23,4 @@ class Pace:
 
     def had(self, began: float, ended: float) -> None:
         """A turn lasted from one instant to the other, monotonic, s."""
-        rested = max(self._next_at, ended) + self._rest * (ended - began)
-        self._next_at = max(ended + self._least_s, min(rested, ended + self._most_s))
+        self._next_at = ended + max(self._least_s, min(self._rest * (ended - began), self._most_s))

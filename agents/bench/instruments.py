@@ -131,7 +131,8 @@ class _Sizes(click.ParamType):
 
 @click.command()
 @click.option("--sizes", type=_Sizes(), default="250,10000,100000", show_default=True, help="Numbers of instruments.")
-@click.option("--ticks", type=click.IntRange(min=1), default=5_000_000, show_default=True, help="Of each.")
+@click.option("--ticks", type=click.IntRange(min=1), default=40_000_000, show_default=True,
+              help="Of each. Few are over before barriers come as seldom as in a long catch-up.")  # fmt: skip
 @click.option("--paced-s", type=click.FloatRange(1, 3600), default=30.0, show_default=True,
               help="How long a paced market writes to the disk.")  # fmt: skip
 @click.option("--ticks-per-s", type=click.IntRange(1, 1_000_000), default=50_000, show_default=True, help="Its pace.")

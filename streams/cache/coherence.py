@@ -86,6 +86,10 @@ class Coherence:
             if n := sum(len(step.changes) + len(step.keys) for step in steps if step.space is space):
                 counter.inc(n)
 
+    async def send(self, records: Sequence[Outgoing]) -> None:
+        """Send records and wait for Kafka. Raises: PublishFailed."""
+        await send_acknowledged(self._producer, records, deadline_s=self._deadline_s)
+
     async def settle(self, partitions: Iterable[OwnedPartition]) -> None:
         """Give Redis what readers were told already; call it between rounds.
 
@@ -207,7 +211,7 @@ class Coherence:
         self, records: Sequence[tuple[OwnedPartition, Space, Invalidation]], beside: Sequence[Outgoing] = ()
     ) -> None:
         outgoing = [Outgoing(self._topic, owned.number, encode(record)) for owned, _, record in records]
-        await send_acknowledged(self._producer, [*outgoing, *beside], deadline_s=self._deadline_s)
+        await self.send([*outgoing, *beside])
 
 
 def _changes(step: Step) -> Invalidation:

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytest_asyncio
 
+from agents.bench.producer import tick_log
 from models.market.frame import decode
 from models.market.instruments import instrument_hash, partition_of
+from models.perf.ticks import SeededTicks
 from models.windows.frame import COUNT_BITS, WindowFrame, decode_windows
 from models.windows.window import SECOND_NS
 from streams.client.publisher import TickPublisher
 from streams.client.reader import MarketCache
+from streams.days.served import wait_served
+from streams.kafka.admin import ensure_topics
 from streams.kafka.offsets import last_offsets
 from streams.services.worker import WorkerProcess
 from streams.settings import Settings
@@ -113,3 +118,26 @@ async def test_a_bar_closes_with_the_watermark_and_a_late_trade_changes_nothing(
     ]  # fmt: skip
     assert publisher.stats.ticks == publisher.stats.acked == 7, "control rows are no ticks"
     assert sum((await last_offsets(running, FRAMES)).values()) > 0
+
+
+async def test_windows_out_of_a_backlog_are_all_on_their_topic_once(
+    make_settings: Callable[[Path], Settings], tmp_path: Path
+) -> None:
+    """More than the 8 MiB that a worker holds of them while it is behind."""
+    settings = make_settings(tmp_path)
+    await ensure_topics(settings)
+    async with tick_log(settings, SeededTicks(20_000, seed=3), frame_ticks=4096) as log:
+        await log.send_opening()
+        await log.send(3_000_000)
+        async with WorkerProcess(settings, tmp_path / "log"):
+            await wait_served(settings, log.sender.offsets, DEADLINE_S)
+            n_closed = await metric(settings, "marketprism_windows_closed_total")
+    sent = await records(settings, WINDOWS, settings.kafka.partitions)
+    assert sum(len(record.value) for record in sent) > 8 << 20
+    keys = []
+    for frame in (decode_windows(record.value) for record in sent):
+        lengths = frame.windows["interval_count"] >> COUNT_BITS
+        hashes = frame.instruments["hash"][frame.windows["instrument_id"]]
+        keys.append(np.stack([hashes, lengths.astype(np.uint64), frame.windows["start_ns"].astype(np.uint64)], axis=1))
+    found = np.concatenate(keys)
+    assert len(np.unique(found, axis=0)) == len(found) == n_closed

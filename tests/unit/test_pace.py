@@ -14,14 +14,3 @@ def test_a_turn_rests_the_least_a_multiple_of_its_length_or_the_most(took_s: flo
     pace.had(10.0, 10.0 + took_s)
     assert pace.wait_s(10.0 + took_s) == pytest.approx(next_at - 10.0 - took_s)
     assert pace.wait_s(next_at + 0.1) == 0
-
-
-def test_turns_before_they_are_due_put_the_next_one_off_but_not_above_the_most() -> None:
-    pace = Pace(1.0, most_s=5.0, rest=3.0)
-    pace.had(10.0, 10.5)
-    pace.had(10.5, 11.0)  # the first alone allowed one at 12.0
-    assert pace.wait_s(11.0) == pytest.approx(2.5)
-    pace.had(11.0, 12.0)
-    assert pace.wait_s(12.0) == pytest.approx(4.5)
-    pace.had(12.0, 13.0)
-    assert pace.wait_s(13.0) == pytest.approx(5.0)
