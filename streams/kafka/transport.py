@@ -139,11 +139,11 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
         return {tp for tp in active if not (self.app.rebalancing and tp.topic in self.rounds.sinks)}
 
     async def _hand_over(self, records: Fetched) -> None:
-        generation = self.app.consumer_generation_id
+        generation, behind = self.app.consumer_generation_id, self._thread.turns.behind
         by_topic: dict[str, Round] = {}
         for tp, found in records.items():
             next_offset = self._read_offset[tp]
-            round_ = Round(tp.topic, generation, {}, {})
+            round_ = Round(tp.topic, generation, {}, {}, tp.topic in behind)
             if isinstance(found, RecordColumns):
                 if columns := found if next_offset is None else found.since(next_offset):
                     by_topic.setdefault(tp.topic, round_).columns[tp.partition] = columns
@@ -161,17 +161,13 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
                 by_topic.setdefault(tp.topic, round_).records[tp.partition] = fresh
                 self._read_offset[tp] = fresh[-1].offset + 1
         for topic, round_ in by_topic.items():
-            behind = any(self._holds_more(TP(topic, number)) for number in (*round_.records, *round_.columns))
-            putting = asyncio.ensure_future(self.rounds.sinks[topic](round_._replace(behind=behind)))
+            putting = asyncio.ensure_future(self.rounds.sinks[topic](round_))
             await asyncio.sleep(0)
             if putting.done():  # the rule; what follows makes four tasks
                 putting.result()
             else:
                 # A revocation empties the queue without waking who waits for room in it.
                 await self.wait_first(putting, self.suspend_flow.wait())
-
-    def _holds_more(self, tp: TP) -> bool:
-        return tp in self.log_ends and self._read_offset[tp] < self.log_ends[tp][1]
 
     @driver.Consumer.task  # type: ignore[untyped-decorator]
     async def _commit_handler(self) -> None:

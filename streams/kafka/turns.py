@@ -18,18 +18,18 @@ class FetchTurns:
     Attributes:
         ends: by partition: when a fetch was sent, UTC ns, and the log's end that its answer told. Everything the log
             held at that moment lies before that end: whoever applied all of it is as fresh as that (rule 11).
-        drained: no partition's log is known to hold more than was read.
+        behind: topics of which a log is known to hold more than was read.
     """
 
     def __init__(self, gather_s: float = GATHER_S) -> None:
         self.ends: dict[TP, tuple[int, int]] = {}
         self._gather_s = gather_s
         self._next_at: dict[int, float] = {}
-        self.drained = True
+        self.behind: frozenset[str] = frozenset()
 
     def wait_s(self, broker: int, now: float) -> float:
         """How long a fetch from this broker has to wait yet, monotonic seconds; 0 = it may leave."""
-        return max(0.0, self._next_at.get(broker, 0.0) - now) if self.drained else 0.0
+        return 0.0 if self.behind else max(0.0, self._next_at.get(broker, 0.0) - now)
 
     def asked(self, broker: int, now: float) -> None:
         """A fetch leaves."""
@@ -42,4 +42,4 @@ class FetchTurns:
     def read(self, next_offsets: Mapping[TP, int]) -> None:
         """Records up to these offsets (exclusive) were taken; whether the log holds more decides about waiting."""
         ends = self.ends
-        self.drained = not any(tp in ends and offset < ends[tp][1] for tp, offset in next_offsets.items())
+        self.behind = frozenset(tp.topic for tp, offset in next_offsets.items() if tp in ends and offset < ends[tp][1])

@@ -35,6 +35,16 @@ def test_a_backlog_never_waits() -> None:
     assert turns.wait_s(1, 100.001) > 0
 
 
+def test_who_is_behind_in_one_topic_is_not_in_another() -> None:
+    turns, other = FetchTurns(), TP("json", 0)
+    turns.answered(A, 5, 10)
+    turns.answered(other, 5, 10)
+    turns.read({A: 10, other: 3})
+    assert turns.behind == {"json"}
+    turns.read({other: 10})
+    assert not turns.behind
+
+
 def test_an_end_belongs_to_the_fetch_that_was_sent_last() -> None:
     turns = FetchTurns()
     turns.answered(A, 5, 10)
