@@ -144,25 +144,27 @@ class Ownership:
             await self._flush(number for number, end in mine.items() if ends[number][1] > end)
 
     async def _flush(self, numbers: Iterable[int]) -> None:
-        flushes: list[tuple[OwnedPartition, Flush]] = []
+        """One partition after the other: its copies lie in the memory that those of the one before have left.
+
+        Copies of all at once were 200 MB of zeroed pages a barrier with 100,000 instruments.
+        """
         for number in sorted(numbers):
-            if (swept := self.partitions.get(number)) is None:
-                continue
-            over = await find_over(self._table, swept, lambda: self.partitions.get(swept.number) is swept)
-            async with self.lock:  # a turn each: rounds go on between them
-                if (owned := self.partitions.get(number)) is swept:
-                    if self.before_flush is not None:
-                        await self.before_flush(owned)
-                    await self._coherence.settle([owned])
-                    owned.entries.bury(over)
-                    flushes.append((owned, owned.flush()))
-        ends = await asyncio.gather(*(self._make_durable(o, flush) for o, flush in flushes), return_exceptions=True)
-        for end in ends:
-            if end is not None:
-                raise end
-        for owned, _ in flushes:
-            owned.market.books.release_dropped()
-            owned.entries.saved()
+            if (owned := self.partitions.get(number)) is not None:
+                await self._flush_one(owned)
+
+    async def _flush_one(self, owned: OwnedPartition) -> None:
+        over = await find_over(self._table, owned, lambda: self.partitions.get(owned.number) is owned)
+        async with self.lock:  # rounds go on before and after
+            if self.partitions.get(owned.number) is not owned:
+                return
+            if self.before_flush is not None:
+                await self.before_flush(owned)
+            await self._coherence.settle([owned])
+            owned.entries.bury(over)
+            flush = owned.flush()
+        await self._make_durable(owned, flush)
+        owned.market.books.release_dropped()
+        owned.entries.saved()
 
     async def _own(self, number: int) -> OwnedPartition:
         """A token, everything that the changelog holds before it, and the state that this makes."""
