@@ -23,6 +23,7 @@ from streams.pace import Pace
 
 _RECHECK_S = 0.0005  # stock sleeps a whole second when buffers are full
 _POLL_S = 0.2  # a rebalance waits for the end of a poll
+_LOOK_S = 0.1  # whether there is anything to commit
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Rounds:
     Attributes:
         sinks: by full name of the topic.
         columnar: topics whose rounds bring columns.
+        waiting_since: when the first round was processed that no barrier has made durable yet, monotonic s; None: all.
     """
 
     def __init__(self, barrier: Barrier, needed: Needed = dict) -> None:
@@ -59,11 +61,14 @@ class Rounds:
         self.needed = needed
         self.sinks: dict[str, RoundSink] = {}
         self.columnar: set[str] = set()
+        self.waiting_since: float | None = None
         self._processed: dict[TP, int] = {}
 
     def processed(self, topic: str, partition: int, offset: int) -> None:
         """Everything up to and with `offset` was applied; the next barrier makes it visible, durable and committed."""
         self._processed[TP(topic, partition)] = offset
+        if self.waiting_since is None:
+            self.waiting_since = time.monotonic()
 
     def next_offset(self, tp: TP) -> int | None:
         return None if tp not in self._processed else self._processed[tp] + 1
@@ -73,6 +78,7 @@ class Rounds:
 
     def forget(self) -> None:
         self._processed.clear()
+        self.waiting_since = None
 
 
 class RoundConsumer(driver.Consumer):  # type: ignore[misc]
@@ -171,13 +177,20 @@ class RoundConsumer(driver.Consumer):  # type: ignore[misc]
 
     @driver.Consumer.task  # type: ignore[untyped-decorator]
     async def _commit_handler(self) -> None:
-        """Faust's commits each `commit_interval`; a barrier that takes long comes less often."""
-        pace = Pace(self.commit_interval)
+        """Faust's commits each `commit_interval` while rounds come; a barrier that takes long comes less often."""
+        pace, rounds = Pace(self.commit_interval), self.rounds
         while not self.should_stop:
-            await self.sleep(max(pace.wait_s(time.monotonic()), _RECHECK_S))
             began = time.monotonic()
-            await self.commit()
-            pace.had(began, time.monotonic())
+            since = rounds.waiting_since
+            if since is None or (wait_s := pace.wait_s(began, since)):
+                await self.sleep(_LOOK_S if since is None else wait_s)
+                continue
+            rounds.waiting_since = None
+            if await self.commit():
+                pace.had(began, time.monotonic())
+            else:  # nothing new, or the group is between two generations
+                rounds.waiting_since = rounds.waiting_since or since
+                await self.sleep(_LOOK_S)
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
         yield from super()._filter_tps_with_pending_acks(topics)
