@@ -85,7 +85,7 @@ class MarketAgent:
     async def announce(self, *partitions: OwnedPartition) -> None:
         """Tell readers what was applied to these partitions since they were told; under the ownership's lock.
 
-        A barrier names one at a time: behind the log's end its others would be told once more in their own turns.
+        A barrier names the one that it flushes: behind the log's end the others would be told once more in their turn.
         """
         ahead = [o for o in partitions if o.announced[Space.MARKET] < o.market.applied]
         if ahead:

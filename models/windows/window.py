@@ -27,9 +27,8 @@ END = 1 << 62  # watermark of a run that has ended: everything is closed
 OPEN, HIGH, LOW, CLOSE, VOLUME, COUNT = range(6)
 N_VALUES = 6
 N_OPEN = RING + 2  # places of open windows: the seconds at `number % RING`, then the ten seconds, the minute
-NOT_OPEN = (
-    1 << 62
-)  # end of a window that is not open: later than any other, so whoever looks for the next end needs no test
+# End of a window that is not open: later than any other, so whoever looks for the next end needs no test.
+NOT_OPEN = 1 << 62
 
 # A window that has closed.
 CLOSED = np.dtype(
