@@ -58,7 +58,7 @@ def frames(draw: st.DrawFn, most: int = 400) -> tuple[TickArray, np.ndarray]:
     for name in NUMBERS:
         rows[name] = numbers(draw(RULES), rows["instrument_id"], random)
         if draw(st.booleans()):
-            rows[name][random.random(n) < 0.3] = 0
+            rows[name][random.random(n) < draw(st.sampled_from([0.3, 0.9, 0.99]))] = 0
     first = draw(st.sampled_from([0, 1, 2**53, 2**63 - 20, 2**63, 2**64 - 1 - 401 * 10**4]))
     rows["seq"] = np.uint64(first) + np.cumsum(random.integers(1, draw(st.sampled_from([2, 10**4])), n)).astype("u8")
     n_shapes = draw(st.sampled_from([1, 2, 4, 256]))
@@ -116,9 +116,14 @@ def layout(whole: bytes) -> list[int]:
     found = list(range(16))
     for column in range(9):
         found += range(at, at + 8)
-        width, entries = whole[at + 1], int.from_bytes(whole[at + 4 : at + 8], "little")
-        entry_bytes = 4 if column == 8 else 8
-        at += 8 + -(-entries * entry_bytes // 8) * 8 + -(-width * header.n_ticks // 8) * 8
+        codec, width, entries = whole[at], whole[at + 1], int.from_bytes(whole[at + 4 : at + 8], "little")
+        if codec == 6:  # sparse: a base, flags, codes
+            n_flags = -(-header.n_ticks // 64) * 8
+            found += range(at + 16, at + 16 + n_flags)
+            at += 16 + n_flags + -(-width * entries // 8) * 8
+        else:
+            entry_bytes = 4 if column == 8 else 8
+            at += 8 + -(-entries * entry_bytes // 8) * 8 + -(-width * header.n_ticks // 8) * 8
     return found
 
 

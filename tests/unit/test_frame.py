@@ -23,7 +23,7 @@ INT64 = np.iinfo(np.int64)
 NOON_NS = 1_760_011_200_000_000_000
 
 # Codecs of docs/wire.md, 'Columns', and the columns by number.
-CONSTANT, ONE_BASE, INSTRUMENT_BASE, RAW, DICTIONARY = range(5)
+CONSTANT, ONE_BASE, INSTRUMENT_BASE, RAW, DICTIONARY, CONSECUTIVE, SPARSE = range(7)
 TS_EVENT, TS_RECV, SEQ, VENUE_SEQ, PRICE, SIZE, REF_ID, INSTRUMENT, SHAPE = range(N_COLUMNS)
 
 
@@ -125,6 +125,16 @@ def instrument_bases() -> bytes:
     return encode(rows, refs(BTC, ETH, "okx.spot.BTC-USDT"), source=1)
 
 
+def mostly_zeros() -> bytes:
+    rows = ticks(200)
+    rows["seq"] *= 3
+    rows["venue_seq"][[0, 63, 64, 199]] = [7, 7 + 254, 8, 9]
+    rows["ref_id"][5::10] = np.arange(20) * 1001 - 5
+    rows["price"][150] = -4
+    rows["price"][:150] = rows["price"][151:] = 0
+    return encode(rows, refs(BTC), source=1)
+
+
 FRAMES = {
     "trades_and_quotes": trades_and_quotes,
     "book": snapshot_and_diffs,
@@ -136,7 +146,16 @@ FRAMES = {
     "many_shapes": many_shapes,
     "dictionary": all_shapes_of_a_dictionary,
     "instrument_bases": instrument_bases,
+    "sparse": mostly_zeros,
 }
+
+
+def lengths(column: int, head: tuple[int, ...], n: int) -> tuple[int, int, int]:
+    """Bytes of a column's entries, flags and codes, without what pads them."""
+    codec, width, *_, entries = head
+    if codec == SPARSE:
+        return 8, -(-n // 64) * 8, width * entries
+    return entries * (4 if column == SHAPE else 8), 0, width * n
 
 
 def starts(data: bytes) -> list[int]:
@@ -144,8 +163,7 @@ def starts(data: bytes) -> list[int]:
     n, k = decode_header(data)[:2]
     found = [HEADER.size + -(-10 * k // 8) * 8]
     for column in range(N_COLUMNS):
-        _, width, _, _, entries = struct.unpack_from("<4BI", data, found[-1])
-        parts = (entries * (4 if column == SHAPE else 8), width * n)
+        parts = lengths(column, struct.unpack_from("<4BI", data, found[-1]), n)
         found.append(found[-1] + 8 + sum(-(-part // 8) * 8 for part in parts))
     return found
 
@@ -164,12 +182,20 @@ def read_as_the_text_says(data: bytes) -> np.ndarray:
         codec, width, pow10, zero, entries = struct.unpack_from("<4BI", data, at)
         assert zero == 0
         entry_bytes = 4 if column == SHAPE else 8
-        bases = np.frombuffer(data, f"<u{entry_bytes}", entries, at + 8).tolist()
-        at += 8 + -(-entries * entry_bytes // 8) * 8
-        codes = [int.from_bytes(data[at + width * i : at + width * (i + 1)], "little") for i in range(n)]
-        for i, code in enumerate(codes):
+        of_entries, of_flags, of_codes = lengths(column, (codec, width, entries), n)
+        bases = np.frombuffer(data, f"<u{entry_bytes}", of_entries // entry_bytes, at + 8).tolist()
+        at += 8 + -(-of_entries // 8) * 8
+        flags = int.from_bytes(data[at : at + of_flags], "little")
+        at += of_flags
+        codes = [int.from_bytes(data[at + i : at + i + width], "little") for i in range(0, of_codes, width or 1)]
+        if codec == SPARSE:
+            left = iter(codes)
+            codes = [next(left) if flags >> i & 1 else 0 for i in range(n)]
+        for i, code in enumerate(codes or [0] * n):
             if codec in (CONSTANT, DICTIONARY):
                 value = bases[code]
+            elif codec == CONSECUTIVE:
+                value = bases[0] + i
             elif codec == RAW:
                 value = code
             else:
@@ -208,6 +234,7 @@ def test_golden_frames_use_every_codec_and_every_width() -> None:
     }
     assert used >= {(CONSTANT, 0), (RAW, 8), (RAW, 4), (DICTIONARY, 0), (DICTIONARY, 1), (INSTRUMENT_BASE, 1)}
     assert used >= {(ONE_BASE, width) for width in (1, 2, 4, 8)}
+    assert used >= {(CONSECUTIVE, 0), (SPARSE, 1), (SPARSE, 2)}
 
 
 def test_header_tells_what_encode_was_told() -> None:
@@ -343,6 +370,19 @@ def columns(name: str, column: int, head: tuple[int, int, int, int], body: bytes
         (PRICE, (200, 1, 0, 1), bytes(16), BAD_CODEC),
         (PRICE, (ONE_BASE, 1, 0, 2**32 - 1), bytes(16), SHORT),
         (PRICE, (INSTRUMENT_BASE, 255, 0, 2**32 - 1), bytes(16), SHORT),
+        (PRICE, (SPARSE, 1, 0, 1), struct.pack("<qQ", 5, 0b11) + bytes(8), BAD_CODEC),  # another number of flags
+        (PRICE, (SPARSE, 1, 0, 2), struct.pack("<qQ", 5, 1 | 1 << 8) + bytes(8), BAD_CODEC),  # of a row behind the last
+        (PRICE, (SPARSE, 1, 0, 0), struct.pack("<qQ", 5, 0), BAD_CODEC),
+        (PRICE, (SPARSE, 3, 0, 1), struct.pack("<qQ", 5, 1) + bytes(8), BAD_CODEC),
+        (PRICE, (SPARSE, 0, 0, 1), struct.pack("<qQ", 5, 1), BAD_CODEC),
+        (PRICE, (SPARSE, 1, 10, 1), struct.pack("<qQ", 5, 1) + bytes(8), BAD_CODEC),
+        (PRICE, (SPARSE, 8, 0, 2**32 - 1), struct.pack("<qQ", 5, 1) + bytes(8), SHORT),
+        (SHAPE, (SPARSE, 1, 0, 1), struct.pack("<qQ", 5, 1) + bytes(8), BAD_CODEC),
+        (INSTRUMENT, (SPARSE, 1, 0, 1), struct.pack("<qQ", 2, 1) + b"\1" + bytes(7), BAD_INDEX),
+        (INSTRUMENT, (CONSECUTIVE, 0, 0, 1), struct.pack("<q", 0), BAD_INDEX),
+        (PRICE, (CONSECUTIVE, 0, 0, 0), b"", BAD_CODEC),
+        (PRICE, (CONSECUTIVE, 1, 0, 1), bytes(16), BAD_CODEC),
+        (SEQ, (CONSECUTIVE, 0, 0, 1), struct.pack("<q", 100), UNORDERED),
         (SEQ, (CONSTANT, 0, 0, 1), struct.pack("<q", 101), UNORDERED),
         (SEQ, (RAW, 8, 0, 0), struct.pack("<8q", 100, *range(102, 109)), UNORDERED),
         (SEQ, (RAW, 8, 0, 0), struct.pack("<8q", *range(101, 108), 109), UNORDERED),
@@ -372,6 +412,8 @@ def test_any_codec_that_fits_is_read_whether_or_not_the_encoder_would_choose_it(
     assert wide.ticks["price"].tolist() == [0, 7] * 4
     far = columns("trades_and_quotes", SIZE, (INSTRUMENT_BASE, 1, 9, 2), struct.pack("<2q", 5, 7) + bytes([3] * 8))
     assert far.ticks["size"].tolist() == [2_000_000_005, 2_000_000_007] * 4
+    few = columns("trades_and_quotes", PRICE, (SPARSE, 2, 1, 3), struct.pack("<qQ4H", 5, 0b10100001, 1, 0, 300, 0))
+    assert few.ticks["price"].tolist() == [5, 0, 0, 0, 0, 0, 0, 2_995]  # code 0 is 0 here too
 
 
 def test_room_is_enough_for_the_widest_rows() -> None:
