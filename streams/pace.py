@@ -9,10 +9,10 @@ class Pace:
     Args:
         least_s: from the end of a turn to the begin of the next.
         most_s: from when something began to wait.
-        rest: 7 = while something always waits, a turn after the other takes an eighth of the time.
+        rest: 15 = while something always waits, a turn after the other takes a sixteenth of the time.
     """
 
-    def __init__(self, least_s: float = 1.0, *, most_s: float = 10.0, rest: float = 7.0) -> None:
+    def __init__(self, least_s: float = 1.0, *, most_s: float = 10.0, rest: float = 15.0) -> None:
         self._least_s = least_s
         self._most_s = most_s
         self._rest = rest
