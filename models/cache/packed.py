@@ -27,14 +27,14 @@ class PackedRows(NamedTuple):
 
     Attributes:
         names: int32[m], of the rows that are there.
-        redis: their rows as Redis holds them, 80 bytes each.
+        redis: their rows as Redis holds them, 80 bytes each; a view of bytes.
         absent: int32[k], names whose row is gone.
         carried: all of them as an invalidation carries them, 72 bytes each; None if one is too old to be told so, or if
             nobody asked for it.
     """
 
     names: NDArray[np.int32]
-    redis: bytes
+    redis: memoryview
     absent: NDArray[np.int32]
     carried: bytes | None
 
@@ -54,7 +54,7 @@ def pack_changes(
         rows.rows, rows.plane_of, table.price_exp, table.size_exp, slots, bits, to_version, carry
     )
     told = carried.tobytes() if carry and to_version - oldest <= MAX_AGE else None
-    return PackedRows(names[:n], redis[:n].tobytes(), absent[:n_absent], told)
+    return PackedRows(names[:n], redis[:n].reshape(-1).view(np.uint8).data, absent[:n_absent], told)
 
 
 def named_changes(table: SlotTable, slots: NDArray[np.int32], bits: NDArray[np.uint64]) -> NDArray[np.void]:

@@ -18,20 +18,20 @@ class PackedKeys:
     """Keys as consecutive bulk strings (`$length CRLF key CRLF`); iterates over the keys themselves.
 
     Attributes:
-        data: of all of them, and perhaps of more.
+        data: of all of them, and perhaps of more; a view of bytes.
         bounds: int64[n + 1], where each begins in `data`, and the end of the last.
     """
 
-    data: bytes
+    data: memoryview
     bounds: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
     def __iter__(self) -> Iterator[bytes]:
-        bounds = self.bounds.tolist()
+        packed, bounds = bytes(self.packed), (self.bounds - self.bounds[0]).tolist()
         for start, end in pairwise(bounds):
-            yield self.data[self.data.index(b"\n", start) + 1 : end - 2]
+            yield packed[packed.index(b"\n", start) + 1 : end - 2]
 
     def part(self, start: int, end: int) -> PackedKeys:
         """Keys `start` to `end` (exclusive), fewer where there are not so many."""
@@ -39,9 +39,9 @@ class PackedKeys:
         return PackedKeys(self.data, bounds) if len(bounds) else NO_KEYS
 
     @property
-    def packed(self) -> bytes:
-        """The bulk strings."""
+    def packed(self) -> memoryview:
+        """The bulk strings, not a copy."""
         return self.data[self.bounds[0] : self.bounds[-1]]
 
 
-NO_KEYS = PackedKeys(b"", np.zeros(1, np.int64))
+NO_KEYS = PackedKeys(memoryview(b""), np.zeros(1, np.int64))

@@ -232,7 +232,7 @@ class Auditor:
             packed = pack_changes(
                 market.rows, market.slots, np.array([slot], np.int32), bits, to_version=market.applied
             )
-            return packed.redis or None
+            return bytes(packed.redis) or None
         if not owned.market.books.header(slot).n_rows:
             return None
         bids, asks = owned.market.books.levels(slot)

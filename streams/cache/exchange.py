@@ -12,9 +12,8 @@ import hiredis
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse
-from redis.typing import EncodableT
 
-from models.cache.packed_keys import PackedKeys
+from streams.cache.resp import Part
 
 _NO_REPLY = object()
 
@@ -53,11 +52,11 @@ class _Wire(asyncio.Protocol):
         self._transport.set_protocol(self)
         self.broken = False
 
-    def send(self, packed: bytes, n_commands: int, answered: Answered) -> None:
+    def send(self, packed: Sequence[Part], n_commands: int, answered: Answered) -> None:
         """Write commands."""
         batch = _Batch(n_commands, answered, self._loop.time() + self._timeout_s)
         self._batches.append(batch)
-        self._transport.write(packed)
+        self._transport.writelines(packed)
         if self._watch is None:
             self._watch = self._loop.call_at(batch.deadline_s, self._look)
 
@@ -119,20 +118,16 @@ class Exchange:
         self._wire: _Wire | None = None
         self._connecting: asyncio.Task[_Wire] | None = None
 
-    async def __call__(self, commands: Sequence[Sequence[EncodableT | PackedKeys]]) -> list[Any]:
+    async def send(self, packed: Sequence[Part], n_commands: int) -> list[Any]:
         """Replies in the order of the commands; an error that Redis answers is the reply of its command.
+
+        Args:
+            packed: the bytes of at least one command, in parts; views must not change until it is answered.
 
         Raises:
             RedisError, OSError, TimeoutError: the connection failed, or the server is not ready; what was done is not
                 known.
         """
-        if not commands:
-            return []
-        packed = b"".join([part for command in commands for part in packed_command(command)])
-        return await self.send(packed, len(commands))
-
-    async def send(self, packed: bytes, n_commands: int) -> list[Any]:
-        """The same for commands that are packed already."""
         wire = self._wire
         if wire is None or wire.broken:
             wire = await self._connected()
@@ -140,8 +135,8 @@ class Exchange:
         wire.send(packed, n_commands, partial(_settle, waiter))
         return await waiter
 
-    def post(self, packed: bytes, n_commands: int, answered: Answered) -> bool:
-        """Send packed commands without a task that waits for them; False: there is no connection, nothing was sent."""
+    def post(self, packed: Sequence[Part], n_commands: int, answered: Answered) -> bool:
+        """Send commands without a task that waits for them; False: there is no connection, nothing was sent."""
         wire = self._wire
         if wire is None or wire.broken:
             return False
@@ -182,15 +177,3 @@ def _settle(waiter: asyncio.Future[list[Any]], replies: list[Any] | Exception) -
         waiter.set_exception(replies)
     else:
         waiter.set_result(replies)
-
-
-def packed_command(command: Sequence[EncodableT | PackedKeys]) -> list[bytes]:
-    """A command's bytes; of its arguments one may be keys that are packed already."""
-    at = next((i for i, argument in enumerate(command) if isinstance(argument, PackedKeys)), None)
-    if at is None:
-        return [hiredis.pack_command(tuple(command))]  # type: ignore[arg-type]
-    keys: PackedKeys = command[at]  # type: ignore[assignment]
-    before, after = (hiredis.pack_command(tuple(part)) for part in (command[:at], command[at + 1 :]))  # type: ignore[arg-type]
-    # both begin with a count of their own, `*n CRLF`
-    bodies = [part[part.index(b"\n") + 1 :] for part in (before, after)]
-    return [b"*%d\r\n" % (len(command) - 1 + len(keys)), bodies[0], keys.packed, bodies[1]]

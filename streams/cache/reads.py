@@ -193,7 +193,7 @@ class RedisTier:
         if any(waiting.at.key.facet == BOOK for waiting in batch):
             return False
         mark_keys, packed = _mget(batch)
-        posted = self._exchange.post(packed, 1, partial(self._came, batch, mark_keys))
+        posted = self._exchange.post((packed,), 1, partial(self._came, batch, mark_keys))
         self._n_posted += posted
         return posted
 
@@ -242,7 +242,7 @@ class RedisTier:
     async def _fetch(self, batch: list[Waiting]) -> list[Waiting]:
         """One MGET of keys that are no books. Returns: those whose view lacks floors that the tier has."""
         mark_keys, packed = _mget(batch)
-        return answered(batch, mark_keys, _values(await self._exchange.send(packed, 1)))
+        return answered(batch, mark_keys, _values(await self._exchange.send((packed,), 1)))
 
     async def _fetch_books(self, batch: list[Waiting]) -> None:
         async with self._redis.pipeline(transaction=True) as pipeline:

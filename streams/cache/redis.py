@@ -19,11 +19,14 @@ from models.errors import OwnerFenced
 from streams.cache.connect import redis_errors
 from streams.cache.exchange import Exchange
 from streams.cache.library import load_library
+from streams.cache.resp import Part, packed_command
 from streams.clock import Clock, now_ns
 
 MAX_KEYS = 500  # of one call: 1,000 keys block the server for 4 ms
 _LAST, _REWRITE = 1, 2
 _SCAN_COUNT = 1_000
+
+Call = list[Part]  # of a function, packed
 
 
 class Answer(Enum):
@@ -59,7 +62,7 @@ class Batch:
         token: owner token of the writer.
         watermark_ns: everything the source held at this instant is in the tier once the batch is; UTC ns, 0 = unknown.
         row_keys: Redis keys of the fixed rows.
-        rows: their rows, 80 bytes each, in the order of the keys.
+        rows: their rows, 80 bytes each, in the order of the keys; a view of bytes must not change until it is applied.
         updates: other keys with a packed update each (`put`, `put_until`, `delete`, `raise_floor`, `pack_book`).
         rewrite: the pages' whole content rather than a step: the mark becomes `to_version` whatever it was.
     """
@@ -71,7 +74,7 @@ class Batch:
     to_version: int
     watermark_ns: int
     row_keys: PackedKeys = NO_KEYS
-    rows: bytes = b""
+    rows: bytes | memoryview = b""
     updates: Sequence[tuple[bytes, bytes]] = field(default_factory=list)
     rewrite: bool = False
 
@@ -124,8 +127,8 @@ class PartitionWriter:
             ServiceUnavailable: no answer in time; what was written is not known, the same batch may be sent again.
         """
         outcomes: list[Outcome | None] = [None] * len(batches)
-        early: list[tuple[int, tuple[Any, ...]]] = []
-        final: list[tuple[int, tuple[Any, ...]]] = []
+        early: list[tuple[int, Call]] = []
+        final: list[tuple[int, Call]] = []
         for at, batch in enumerate(batches):
             *firsts, last = self._calls(batch)
             early += [(at, call) for call in firsts]
@@ -158,8 +161,10 @@ class PartitionWriter:
         """
         now = self._clock().to_bytes(8, "big")
         calls = [
-            ("mp_heartbeat", 1, self._mark(space, partition), token.to_bytes(8, "big"), count(version),
-             watermark_ns.to_bytes(8, "big"), now)
+            packed_command((
+                "FCALL", "mp_heartbeat", 1, self._mark(space, partition), token.to_bytes(8, "big"), count(version),
+                watermark_ns.to_bytes(8, "big"), now,
+            ))
             for space, partition, token, version, watermark_ns in beats
         ]  # fmt: skip
         return [_outcome(reply) for reply in await self._send(calls)]
@@ -181,8 +186,8 @@ class PartitionWriter:
             ServiceUnavailable: no answer in time.
         """
         now = self._clock().to_bytes(8, "big")
-        call = ("mp_take", 1, self._mark(space, partition), token.to_bytes(8, "big"), now, int(reset))
-        ((word, result),) = await self._send([call])
+        call = ("FCALL", "mp_take", 1, self._mark(space, partition), token.to_bytes(8, "big"), now, int(reset))
+        ((word, result),) = await self._send([packed_command(call)])
         if word == Answer.FENCED.value:
             raise _fenced(space, partition, token, _integer(result))
         return unpack_mark(result)
@@ -215,7 +220,7 @@ class PartitionWriter:
             for start in range(0, len(unknown), MAX_KEYS):
                 updates = [(key, gone) for key in unknown[start : start + MAX_KEYS]]
                 batch = Batch(space, partition, token, versions.NOTHING, version, watermark_ns, rewrite=True)
-                (answer,) = await self._send([self._call(batch, NO_KEYS, b"", updates, last=False)])
+                (answer,) = await self._send([self._call(batch, NO_KEYS, memoryview(b""), updates, last=False)])
                 outcome = _outcome(answer)
                 if outcome.answer is Answer.FENCED:
                     raise _fenced(space, partition, token, outcome.token)
@@ -233,47 +238,45 @@ class PartitionWriter:
         self._loaded = True
         return loaded
 
-    def _calls(self, batch: Batch) -> list[tuple[Any, ...]]:
+    def _calls(self, batch: Batch) -> list[Call]:
         """Split into calls of at most 500 keys; the last one raises the mark."""
-        n_rows, updates = len(batch.row_keys), batch.updates
-        if n_rows + len(updates) <= MAX_KEYS:
-            return [self._call(batch, batch.row_keys, batch.rows, updates, last=True)]
-        calls = []
-        for start in range(0, n_rows + len(updates), MAX_KEYS):
-            end = start + MAX_KEYS
-            calls.append(
-                self._call(
-                    batch,
-                    batch.row_keys.part(start, end),
-                    batch.rows[start * ROW_BYTES : end * ROW_BYTES],
-                    updates[max(start - n_rows, 0) : max(end - n_rows, 0)],
-                    last=end >= n_rows + len(updates),
-                )
+        keys, rows, updates = batch.row_keys, memoryview(batch.rows), batch.updates
+        n_rows, n_keys = len(keys), len(keys) + len(updates)
+        if len(rows) != n_rows * ROW_BYTES:
+            raise ValueError(f"{n_rows} keys have {len(rows)} bytes of rows, not {ROW_BYTES} each")
+        if n_keys <= MAX_KEYS:
+            return [self._call(batch, keys, rows, updates, last=True)]
+        return [
+            self._call(
+                batch,
+                keys.part(start, start + MAX_KEYS),
+                rows[start * ROW_BYTES : (start + MAX_KEYS) * ROW_BYTES],
+                updates[max(start - n_rows, 0) : max(start + MAX_KEYS - n_rows, 0)],
+                last=start + MAX_KEYS >= n_keys,
             )
-        return calls
+            for start in range(0, n_keys, MAX_KEYS)
+        ]
 
     def _call(
-        self, batch: Batch, keys: PackedKeys, rows: bytes, updates: Sequence[tuple[bytes, bytes]], *, last: bool
-    ) -> tuple[Any, ...]:
-        if len(rows) != len(keys) * ROW_BYTES:
-            raise ValueError(f"{len(keys)} keys have {len(rows)} bytes of rows, not {ROW_BYTES} each")
-        return (
-            "mp_apply",
-            1 + len(keys) + len(updates),
-            self._mark(batch.space, batch.partition),
-            keys,
-            *(key for key, _ in updates),
+        self, batch: Batch, keys: PackedKeys, rows: memoryview, updates: Sequence[tuple[bytes, bytes]], *, last: bool
+    ) -> Call:
+        fixed = (
             batch.token.to_bytes(8, "big"),
             count(batch.from_version),
             count(batch.to_version),
             batch.watermark_ns.to_bytes(8, "big"),
             self._clock().to_bytes(8, "big"),
             last * _LAST + batch.rewrite * _REWRITE,
+        )
+        return packed_command(
+            ("FCALL", "mp_apply", 1 + len(keys) + len(updates), self._mark(batch.space, batch.partition)),
+            keys,
+            (*(key for key, _ in updates), *fixed),
             rows,
-            *(update for _, update in updates),
+            [update for _, update in updates],
         )
 
-    async def _send(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def _send(self, calls: Sequence[Call]) -> list[Any]:
         """All calls in one send. A server with other functions, or that lost them (fail-over), gets them first."""
         if not calls:
             return []
@@ -289,8 +292,8 @@ class PartitionWriter:
         with redis_errors(self._url):
             return await self._exchanged(calls)
 
-    async def _exchanged(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        replies = await self._exchange([("FCALL", *call) for call in calls])
+    async def _exchanged(self, calls: Sequence[Call]) -> list[Any]:
+        replies = await self._exchange.send([part for call in calls for part in call], len(calls))
         for reply in replies:
             if isinstance(reply, ResponseError):
                 raise reply

@@ -144,8 +144,8 @@ class _Connection:
     def set_protocol(self, protocol: asyncio.Protocol) -> None:
         self._protocol = protocol
 
-    def write(self, data: bytes) -> None:
-        self._commands.feed(data)
+    def writelines(self, parts: Sequence[bytes | memoryview]) -> None:
+        self._commands.feed(b"".join(parts))
         commands = []
         while (command := self._commands.gets()) is not False:
             commands.append(command)

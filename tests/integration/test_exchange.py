@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
@@ -17,6 +18,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from streams.cache.connect import connect_redis
 from streams.cache.exchange import Exchange
+from streams.cache.resp import packed_command
 from streams.settings import RedisSettings, Settings
 from tests.conftest import WaitUntil
 
@@ -24,6 +26,10 @@ pytestmark = pytest.mark.integration
 
 TIMEOUT_S = 0.5
 DEADLINE_S = 10.0
+
+
+async def ask(exchange: Exchange, *commands: tuple[Any, ...]) -> list[Any]:
+    return await exchange.send([part for command in commands for part in packed_command(command)], len(commands))
 
 
 class Line:
@@ -34,7 +40,7 @@ class Line:
         self.exchange = Exchange(redis)
 
     async def ask(self, *command: Any) -> Any:
-        (reply,) = await self.exchange([command])
+        (reply,) = await ask(self.exchange, command)
         return reply
 
     async def blocked(self) -> bool:
@@ -53,7 +59,7 @@ async def line(settings: Settings) -> AsyncIterator[Line]:
 
 async def test_batches_are_answered_in_their_order_and_errors_in_their_place(line: Line) -> None:
     async def batch(n: int) -> list[Any]:
-        return await line.exchange([("ECHO", b"%d" % n), ("HGET", "one"), ("ECHO", b"-%d" % n)])
+        return await ask(line.exchange, ("ECHO", b"%d" % n), ("HGET", "one"), ("ECHO", b"-%d" % n))
 
     await line.other.set(line.key, 0)
     for n, (first, wrong, last) in enumerate(await asyncio.gather(*map(batch, range(50)))):
@@ -68,6 +74,22 @@ async def test_no_batch_waits_for_the_one_before_it_to_be_answered(line: Line, w
     behind = asyncio.ensure_future(line.ask("ECHO", "behind"))
     await line.other.rpush(line.key, "x")  # type: ignore[misc]
     assert await asyncio.gather(held, behind) == [[line.key.encode(), b"x"], b"behind"]
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_parts_of_a_batch_that_no_socket_takes_at_once_arrive_in_their_order(
+    settings: Settings, loop_factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """Both loops: one joins parts, the other hands them to the kernel as they are."""
+    views = [memoryview(bytes([n]) * 40_000) for n in range(250)]
+
+    async def echoed() -> list[Any]:
+        async with aclosing(connect_redis(settings.redis)) as redis:
+            parts = [part for view in views for part in packed_command(("ECHO",), view)]
+            return await Exchange(redis).send(parts, len(views))
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(echoed()) == views
 
 
 async def test_who_gives_up_leaves_the_replies_of_the_others_alone(line: Line, wait_until: WaitUntil) -> None:
@@ -109,7 +131,7 @@ async def test_who_waits_for_the_same_connection_fails_with_it() -> None:
         url = f"redis://127.0.0.1:{silent.sockets[0].getsockname()[1]}/0"
         async with aclosing(connect_redis(RedisSettings(url=url, timeout_s=0.1))) as redis:
             exchange = Exchange(redis)
-            asked = [exchange([("ECHO", "x")]) for _ in range(5)]
+            asked = [ask(exchange, ("ECHO", "x")) for _ in range(5)]
             failures = await asyncio.gather(*asked, return_exceptions=True)
     assert isinstance(failures[0], RedisTimeoutError)
     assert all(failure is failures[0] for failure in failures)
@@ -122,7 +144,7 @@ async def test_user_password_and_database_of_the_address_are_the_connections(set
         url = f"redis://{name}:secret@{at.hostname}:{at.port}/3"
         async with aclosing(connect_redis(replace(settings.redis, url=url))) as redis:
             exchange = Exchange(redis)
-            who, info = await exchange([("ACL", "WHOAMI"), ("CLIENT", "INFO")])
+            who, info = await ask(exchange, ("ACL", "WHOAMI"), ("CLIENT", "INFO"))
             assert who == name.encode()
             assert b" db=3 " in info
     finally:

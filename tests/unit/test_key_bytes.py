@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hiredis
 import numpy as np
 import pytest
 
@@ -11,7 +10,6 @@ from models.cache.keys import facet_key
 from models.cache.packed_keys import NO_KEYS, PackedKeys
 from models.market.facets import FACETS
 from models.market.instruments import Instrument
-from streams.cache.exchange import packed_command
 
 INSTRUMENTS = [
     Instrument("a", "spot", "B-C"),
@@ -52,12 +50,3 @@ def test_parts_are_the_keys_between_and_none_beyond_the_end() -> None:
         assert part.packed == b"".join(b"$%d\r\n%s\r\n" % (len(key), key) for key in wanted[start:end])
     assert list(NO_KEYS) == []
     assert NO_KEYS.packed == b""
-
-
-@pytest.mark.parametrize("n", [0, 1, len(NAMES)])
-def test_a_command_with_packed_keys_is_the_command_with_the_keys(n: int) -> None:
-    keys, wanted = packed("", NAMES[:n]), made("", NAMES[:n])
-    before, after = ("FCALL", "mp_apply", 1 + n, b"mark"), (b"\r\n*3\r\n", 5, b"")
-    assert b"".join(packed_command((*before, keys, *after))) == hiredis.pack_command((*before, *wanted, *after))
-    assert b"".join(packed_command((*before, keys))) == hiredis.pack_command((*before, *wanted))
-    assert b"".join(packed_command(before)) == hiredis.pack_command(before)
