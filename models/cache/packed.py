@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.cache.invalidation import CHANGE, MAX_AGE, NO_ROW
+from models.cache.rows import ROW_BYTES
 from models.market import facets
 from models.market.conflate import Rows
 from models.market.facets import FACETS, N_ROW_FACETS
@@ -54,7 +55,7 @@ def pack_changes(
         rows.rows, rows.plane_of, table.price_exp, table.size_exp, slots, bits, to_version, carry
     )
     told = carried.tobytes() if carry and to_version - oldest <= MAX_AGE else None
-    return PackedRows(names[:n], redis[:n].reshape(-1).view(np.uint8).data, absent[:n_absent], told)
+    return PackedRows(names[:n], redis[: n * ROW_BYTES].data, absent[:n_absent], told)
 
 
 def named_changes(table: SlotTable, slots: NDArray[np.int32], bits: NDArray[np.uint64]) -> NDArray[np.void]:
@@ -115,4 +116,4 @@ def _pack(rows, plane_of, price_exp, size_exp, slots, bits, to_version, carry): 
                 m += 1
             names[n] = name
             n += 1
-    return redis, carried, names, absent, n, n_absent, oldest
+    return redis.reshape(-1).view(np.uint8), carried, names, absent, n, n_absent, oldest

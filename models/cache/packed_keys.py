@@ -35,6 +35,8 @@ class PackedKeys:
 
     def part(self, start: int, end: int) -> PackedKeys:
         """Keys `start` to `end` (exclusive), fewer where there are not so many."""
+        if start <= 0 and end >= len(self):
+            return self
         bounds = self.bounds[start : end + 1]
         return PackedKeys(self.data, bounds) if len(bounds) else NO_KEYS
 
