@@ -14,7 +14,8 @@ from models.cache.keys import Space
 from models.errors import OwnerFenced, ServiceUnavailable
 from models.market import pages
 from streams import metrics
-from streams.cache.redis import Answer, PartitionWriter
+from streams.cache.batch import Answer
+from streams.cache.redis import PartitionWriter
 from streams.cache.steps import Step, entry_batch, entry_rewrite, market_batch, market_rewrite
 from streams.clock import now_ns
 from streams.kafka.clients import Outgoing, send_acknowledged

@@ -18,10 +18,8 @@ from models.cache.partition import FLUSH_ALL, EntryChange
 from models.market import facets
 from models.market.book import BookChange, Consumer
 from models.market.book_page import encode_wire_header
-from streams.cache.redis import Batch, delete, put, put_until, raise_floor
+from streams.cache.batch import Batch, Update, delete, put, put_until, raise_floor
 from streams.kafka.owned import OwnedPartition
-
-Update = tuple[bytes, bytes]  # Redis key, packed update
 
 _FLOOR_OPS = {"t": KeyOp.TAG, "n": KeyOp.NAMESPACE, FLUSH_ALL: KeyOp.FLUSH_ALL}
 

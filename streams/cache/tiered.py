@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from typing import Self
 
 import msgspec
@@ -14,18 +12,13 @@ import msgspec
 from models.cache.coherence import PartitionView
 from models.cache.keys import Location, Space
 from models.cache.version import NOTHING
-from models.errors import MarketPrismError, PartlyUnavailable, TooStale
+from models.errors import MarketPrismError, TooStale
 from streams.cache.held import Held
+from streams.cache.ladder import Ladder
 from streams.cache.recent import RecentRows
-from streams.cache.rung import Rung
-from streams.cache.tier import Answer, Asked, OwnTier, Tier
-from streams.log import event
-
-log = logging.getLogger(__name__)
+from streams.cache.tier import Asked, OwnTier, Tier
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.002, 0.05
-_LOOK_S = 0.05  # between two looks at breakers and costs
-_MEASURED_S = 2.0  # a tier that nobody read for so long is probed
 
 Views = Mapping[tuple[Space, int], PartitionView]
 AgeMs = Callable[[Held], float | None]
@@ -74,50 +67,34 @@ class TieredCache:
     ) -> None:
         self._views = views
         self._keep_in_memory = memory.keep
-        self._rungs = [Rung(tier) for tier in tiers]
-        self._order = tuple(self._rungs)
-        self._own = [rung.own for rung in self._rungs if rung.own is not None]
+        self._ladder = Ladder(tiers)
         self._max_wait_s = max_wait_s
         self._age_ms = age_ms
         self._keeps = keeps
         self._recent = RecentRows(0) if recent is None else recent
-        self._watches: list[asyncio.Task[None]] = []
-        self._closing = False
-        self._stack = AsyncExitStack()
 
     def __repr__(self) -> str:
-        return f"TieredCache({', '.join(map(repr, self._order))})"
+        return f"TieredCache({', '.join(map(repr, self._ladder.rungs))})"
 
     def __getitem__(self, name: str) -> Tier:
         """The very tier of a name, with all its own methods. Raises: KeyError."""
-        for rung in self._rungs:
-            if rung.tier.name == name:
-                return rung.tier
-        raise KeyError(name)
+        return self._ladder[name]
 
     @property
     def order(self) -> list[str]:
         """Names of the tiers in the order in which they are asked now; those that are down are left out."""
-        return [rung.tier.name for rung in self._order if not rung.breaker.is_open]
+        return self._ladder.order
 
     def resume_at(self) -> Mapping[int, int] | None:
         """Where an own tier wants the invalidations to be heard from, so that what it kept may be believed."""
-        asked = [rung.own.resume_at() for rung in self._rungs if rung.own is not None]
-        return next((offsets for offsets in asked if offsets is not None), None)
+        return self._ladder.resume_at()
 
     async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as stack:
-            for rung in self._rungs:
-                stack.push_async_callback(rung.tier.close)
-                await rung.tier.open()
-            self._closing = False
-            self._watches = [asyncio.create_task(self._look_after(rung)) for rung in self._rungs]
-            stack.push_async_callback(self._end_watches)
-            self._stack = stack.pop_all()
+        await self._ladder.__aenter__()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._stack.aclose()
+        await self._ladder.__aexit__(*exc)
 
     async def load_floors(self, partition: int) -> int:
         """Take the group floors of a generic partition from every log tier that answers; as of which version.
@@ -127,12 +104,11 @@ class TieredCache:
         """
         failure: MarketPrismError | None = None
         loaded: list[int] = []
-        for rung in self._rungs:
-            if rung.log is not None:
-                try:
-                    loaded.append(await rung.log.load_floors(partition, self._views[Space.GENERIC, partition]))
-                except MarketPrismError as exc:
-                    failure = exc
+        for tier in self._ladder.logs:
+            try:
+                loaded.append(await tier.load_floors(partition, self._views[Space.GENERIC, partition]))
+            except MarketPrismError as exc:
+                failure = exc
         if failure is not None and not loaded:
             raise failure
         return max(loaded, default=NOTHING)
@@ -152,7 +128,7 @@ class TieredCache:
             return found
         failure: MarketPrismError | None = None
         hope = False
-        for rung in self._order:
+        for rung in self._ladder.rungs:
             if rung.breaker.is_open:
                 failure = failure or rung.is_down()
                 continue
@@ -161,7 +137,7 @@ class TieredCache:
                 held = await rung.tier.read(at, view)
             except MarketPrismError as exc:
                 failure = exc
-                self._failed(rung, exc)
+                rung.failed(exc)
                 continue
             found = None if held is None else self._admit(rung.tier.name, rung.own, held, view, max_age_ms)
             now_s = time.monotonic()
@@ -212,10 +188,10 @@ class TieredCache:
         """
         refused: dict[int, Held] = {}
         failures: dict[int, MarketPrismError] = {}
-        for rung in self._order:
+        for rung in self._ladder.rungs:
             if not left:
                 break
-            answers = await self._ask(rung, list(left.values()))
+            answers = await rung.read_many(list(left.values()))
             for n, answer in zip(list(left), answers, strict=True):
                 if isinstance(answer, MarketPrismError):
                     failures[n] = answer
@@ -227,20 +203,6 @@ class TieredCache:
                     elif rung.log is not None and (n not in refused or refused[n].as_of < answer.as_of):
                         refused[n] = answer
         return refused, failures
-
-    async def _ask(self, rung: Rung, asked: list[Asked]) -> Sequence[Answer]:
-        if rung.breaker.is_open:
-            return [rung.is_down()] * len(asked)
-        try:
-            answers = await rung.tier.read_many(asked)
-        except MarketPrismError as exc:
-            answers = [exc] * len(asked)
-        failed = [answer for answer in answers if isinstance(answer, MarketPrismError)]
-        if len(failed) == len(asked):
-            self._failed(rung, failed[0])
-        else:
-            rung.breaker.succeeded()  # what a batch costs is not compared with what a read costs
-        return answers
 
     def _recall_many(
         self, left: dict[int, Asked], results: list[Found | MarketPrismError | None], max_age_ms: float | None
@@ -263,55 +225,13 @@ class TieredCache:
             return None
         if self._keeps and view.synced:
             self._keep_in_memory(held)
-            for own in self._own:
+            for own in self._ladder.own:
                 if own is not own_tier:
                     own.keep(held)
         age_ms = self._age_ms(held)
         if max_age_ms is None or (age_ms is not None and age_ms <= max_age_ms):
             return Found(held, name, age_ms)
         return None
-
-    def _failed(self, rung: Rung, failure: MarketPrismError) -> None:
-        if isinstance(failure, PartlyUnavailable):  # the tier itself knows which part to leave alone
-            return
-        was_open = rung.breaker.is_open
-        rung.breaker.failed(failure, time.monotonic())
-        if rung.breaker.is_open and not was_open:
-            event(log, "tier_down", level=logging.WARNING, tier=rung.tier.name, detail=str(failure))
-
-    async def _look_after(self, rung: Rung) -> None:
-        """Probe the tier while it is down, or while nobody reads it; keep the order of all tiers."""
-        while not self._closing:
-            await asyncio.sleep(_LOOK_S)
-            now_s = time.monotonic()
-            if rung.breaker.probe_due(now_s) or (
-                not rung.breaker.is_open and now_s - rung.cost.sampled_s > _MEASURED_S
-            ):
-                await self._probe(rung)
-                now_s = time.monotonic()
-            self._order = tuple(sorted(self._rungs, key=lambda rung: rung.cost.expected_s(now_s)))
-
-    async def _probe(self, rung: Rung) -> None:
-        started_s = time.monotonic()
-        try:
-            await rung.tier.probe()
-        except MarketPrismError as exc:
-            if rung.breaker.is_open:
-                rung.breaker.probed(exc, time.monotonic())
-            else:
-                self._failed(rung, exc)
-            return
-        now_s = time.monotonic()
-        rung.cost.renewed(now_s - started_s, now_s)
-        if rung.breaker.is_open:
-            rung.breaker.probed(None, now_s)
-            event(log, "tier_back", tier=rung.tier.name)
-
-    async def _end_watches(self) -> None:
-        self._closing = True  # a probe's client may swallow the cancellation, as redis-py does at times
-        for task in self._watches:
-            task.cancel()
-        await asyncio.gather(*self._watches, return_exceptions=True)
 
     def _too_stale(self, at: Location, view: PartitionView, newest: Held | None, max_age_ms: float | None) -> TooStale:
         floor, as_of = view.floors.floor(at.floor), NOTHING if newest is None else newest.as_of

@@ -16,8 +16,9 @@ from models.cache.invalidation import Invalidation
 from models.cache.packed_keys import NO_KEYS
 from models.cache.partition import EntryChange, EntryPartition, Stored
 from models.cache.write import CacheWrite
+from streams.cache.batch import Answer, Batch, Outcome
 from streams.cache.memory import Memory
-from streams.cache.redis import Answer, Batch, Outcome, PartitionWriter
+from streams.cache.redis import PartitionWriter
 from streams.client.listener import Listener
 from streams.client.reader import MarketCache
 from tests.coherence import sim_worker

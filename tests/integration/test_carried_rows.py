@@ -18,8 +18,9 @@ from models.cache.keys import Location, Space, locate
 from models.cache.rows import carried_version, pack_rows
 from models.cache.version import NOTHING
 from models.errors import TooStale
+from streams.cache.batch import Answer, Batch, put
 from streams.cache.connect import connect_redis
-from streams.cache.redis import Answer, Batch, PartitionWriter, put
+from streams.cache.redis import PartitionWriter
 from streams.client.events import Changed, Event
 from streams.client.invalidations import InvalidationConsumer
 from streams.client.publisher import TickPublisher

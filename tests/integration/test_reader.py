@@ -20,8 +20,9 @@ from models.cache.keys import Key, Space, floors_key, mark_key, parse_key, redis
 from models.cache.rows import pack_rows
 from models.cache.version import NOTHING
 from models.errors import InvalidKey, ServiceUnavailable, TooStale, WriteRefused
+from streams.cache.batch import Answer, Batch, delete, put, raise_floor
 from streams.cache.connect import connect_redis
-from streams.cache.redis import Answer, Batch, PartitionWriter, delete, put, raise_floor
+from streams.cache.redis import PartitionWriter
 from streams.client.reader import Entry, MarketCache
 from streams.clock import SettableClock
 from streams.kafka.admin import ensure_topics

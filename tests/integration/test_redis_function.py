@@ -23,9 +23,10 @@ from models.errors import OwnerFenced, ServiceUnavailable
 from models.market.book_page import BookHeader, encode_wire_header
 from models.market.facets import BOOK, FACETS, QUOTE
 from models.market.instruments import Instrument
+from streams.cache.batch import Answer, Batch, Outcome, delete, put, put_until, raise_floor
 from streams.cache.connect import connect_redis
 from streams.cache.library import load_library, source
-from streams.cache.redis import Answer, Batch, Outcome, PartitionWriter, delete, put, put_until, raise_floor
+from streams.cache.redis import PartitionWriter
 from streams.services.ports import free_ports
 from streams.settings import RedisSettings, Settings
 

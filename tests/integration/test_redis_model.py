@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 from models.cache.book_hash import pack_book
 from models.cache.keys import Space, stem
 from models.cache.version import to_bytes
+from streams.cache.batch import delete, put, put_until, raise_floor
 from streams.cache.connect import connect_redis
 from streams.cache.library import load_library
-from streams.cache.redis import delete, put, put_until, raise_floor
 from streams.settings import Settings
 from tests.coherence.redis_model import ROW, RedisModel
 

@@ -19,12 +19,13 @@ from models.cache.keys import Location, Space, floors_key, locate, mark_key
 from models.cache.mark import Mark, pack_mark
 from models.cache.version import NOTHING, to_bytes
 from models.errors import PartlyUnavailable, ServiceUnavailable
+from streams.cache.batch import Answer, Batch, delete, put, put_until
 from streams.cache.cluster import ClusterTier, connect_cluster
 from streams.cache.connect import connect_redis
 from streams.cache.held import Held
 from streams.cache.memory import Memory
 from streams.cache.memory_tier import MemoryTier
-from streams.cache.redis import Answer, Batch, PartitionWriter, delete, put, put_until
+from streams.cache.redis import PartitionWriter
 from streams.cache.tier import Tier, opened
 from streams.cache.tiered import TieredCache
 from streams.cache.tiers import redis_tier

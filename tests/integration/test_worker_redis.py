@@ -13,8 +13,9 @@ import pytest
 
 from models.cache.keys import Space
 from models.errors import OwnerFenced, ServiceSetupError
+from streams.cache.batch import Answer, Batch, put
 from streams.cache.connect import connect_redis
-from streams.cache.redis import Answer, Batch, PartitionWriter, put
+from streams.cache.redis import PartitionWriter
 from streams.client.reader import MarketCache
 from streams.days.day import Day
 from streams.days.replay import Pause, Replay

@@ -18,8 +18,9 @@ from models.cache.entry import StoredEntry, encode_entry
 from models.cache.keys import Space, locate
 from models.cache.version import NOTHING
 from models.errors import MarketPrismError
+from streams.cache.batch import Batch, put
 from streams.cache.connect import connect_redis
-from streams.cache.redis import Batch, PartitionWriter, put
+from streams.cache.redis import PartitionWriter
 from streams.client.reader import MarketCache
 from streams.settings import Settings, load_settings
 
