@@ -7,7 +7,7 @@ token is in the header `t`. Numbers in keys are big-endian, so that a scan meets
 |---|---|
 | `O` | owner record: token = epoch << 48 or its Kafka offset; the value's own token is epoch << 48; text for people |
 | `S` page u32 | msgpack list of the definitions of slots 64 * page ... |
-| `R` facet u8, page u32 | source version i64, 64 state rows of 10 i64 |
+| `R` facet u8, page u32 | source version i64, state rows of 64 slots (`models.market.row_page`) |
 | `W` page u32 | source version i64, open windows of 64 slots (`models.windows.page`) |
 | `B` slot u32 | book header, `K` slot u32, chunk u32: its levels, `P` slot u32: its pending rows |
 | `E` key | generic entry: version i64 big-endian, msgpack entry; a grave of a key that is gone is the version alone |
@@ -21,13 +21,9 @@ from collections.abc import Iterable
 from typing import NamedTuple, TypeVar
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from models.cache.version import MAX_EPOCH, epoch_of, offset_of, version
 from models.errors import CorruptPage
-from models.market.conflate import PAGE_SLOTS
-from models.market.facets import N_COLUMNS
 from models.market.instruments import Instrument
 from models.windows.window import NO_WATERMARK
 
@@ -144,17 +140,6 @@ def encode_slots(instruments: list[Instrument]) -> bytes:
 
 def decode_slots(body: bytes) -> list[Instrument]:
     return _decode(body, list[Instrument], "slot page")
-
-
-def encode_rows(version: int, rows: NDArray[np.int64]) -> bytes:
-    return _TOKEN.pack(version) + rows.astype("<i8", copy=False).tobytes()
-
-
-def decode_rows(body: bytes) -> tuple[int, NDArray[np.int64]]:
-    """Source version and rows int64[64, 10]. Raises: CorruptPage."""
-    if len(body) != 8 + 8 * PAGE_SLOTS * N_COLUMNS:
-        raise CorruptPage(f"a row page has {len(body)} bytes, not {8 + 8 * PAGE_SLOTS * N_COLUMNS}")
-    return _TOKEN.unpack_from(body)[0], np.frombuffer(body, "<i8", offset=8).reshape(PAGE_SLOTS, N_COLUMNS)
 
 
 def encode_control(page: ControlPage) -> bytes:

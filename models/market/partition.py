@@ -1,31 +1,24 @@
-"""The market state of one Kafka partition: frames in, changed rows and books out, pages for the barrier."""
+"""The market state of one Kafka partition: frames in, changed rows and books out."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import CorruptFrame, CorruptPage, TickRefused
-from models.market import facets, pages
-from models.market.book import BookPool, Consumer
-from models.market.conflate import PAGE_SLOTS, BookRows, Rows
+from models.errors import CorruptFrame, TickRefused
+from models.market import facets
+from models.market.conflate import BookRows
 from models.market.frame import HEADER, FrameHeader, decode_header, decode_words
-from models.market.instruments import Instrument
 from models.market.listing import unpack_listing
-from models.market.pages import Record, SourcePosition
-from models.market.slots import SlotTable
+from models.market.pages import SourcePosition
+from models.market.partition_state import PartitionState
 from models.market.tick import TICK, Action, Kind, TickArray
 from models.windows.frame import MAX_WINDOWS, encode_windows
-from models.windows.page import decode_page, encode_page
-from models.windows.tumbling import AHEAD_NS, Windows
-from models.windows.window import END, INTERVALS, NO_WATERMARK
-
-FORGET_SOURCE_MS = 7 * 86_400_000  # rule 2: a source silent for 7 days leaves the table
-_BARS = range(facets.FIRST_BAR, facets.FIRST_BAR + len(INTERVALS))
+from models.windows.tumbling import AHEAD_NS
+from models.windows.window import END, NO_WATERMARK
 
 
 class IncomingFrame(NamedTuple):
@@ -86,26 +79,15 @@ class Listed(NamedTuple):
         return np.unique(refs_of(*self.frames)["hash"][self.slots < 0]).tolist() if self.n_missing else []
 
 
-class MarketPartition:
-    """State of one partition of `md.frames.v1`.
-
-    Attributes:
-        applied: version of the newest frame applied, -1 = none.
-        held: frames at or below this version are dropped, because the control page already counts them (rule 3).
-    """
+class MarketPartition(PartitionState):
+    """One partition of `md.frames.v1`: its state, and how frames change it."""
 
     def __init__(self) -> None:
-        self.slots = SlotTable()
-        self.rows = Rows()
-        self.books = BookPool()
-        self.windows = Windows()
-        self.sources: dict[int, SourcePosition] = {}
-        self.applied = self.held = -1
+        super().__init__()
         self._book_rows = BookRows()
         self._bad_books: set[int] = set()
         self._n_repeated = 0
         self._words = np.empty((8192, 8), np.int64)  # the ticks of one frame
-        self._saved_slots = 0
         self._n_bars = 0  # windows closed in this round that are rows already
 
     def listed(self, frames: Sequence[IncomingFrame]) -> Listed:
@@ -113,14 +95,6 @@ class MarketPartition:
         lists = [frame.data[HEADER.size : frame.header.columns_at] for frame in frames]
         counts = [frame.header.n_instruments for frame in frames]
         return Listed(frames, *self.slots.resolve(b"".join(lists), counts))  # array operations a round, not a frame
-
-    def add(self, instruments: Iterable[Instrument]) -> None:
-        """Give instruments slots."""
-        for instrument in instruments:
-            self.slots.add(instrument)
-        self.rows.ensure(len(self.slots))
-        self.books.ensure(len(self.slots))
-        self.windows.ensure(len(self.slots))
 
     def apply(self, frames: Sequence[IncomingFrame], listed: Listed | None = None, *, live: bool = False) -> Applied:
         """Apply frames of rising versions in one pass; a frame that cannot be applied whole is refused whole.
@@ -250,107 +224,6 @@ class MarketPartition:
                 self.rows.touch(slot, facets.BOOK)
                 self.books.forget(slot, version)
 
-    def flush(self) -> tuple[list[list[Record]], dict[int, SourcePosition]]:
-        """Pages changed since the last call, in the order in which they must be sent, and the positions they hold.
-
-        One synchronous step: pages and positions fit each other. The caller makes them durable or stops.
-        """
-        groups: list[list[Record]] = []
-        if self._saved_slots < len(self.slots):
-            for page in range(self._saved_slots // PAGE_SLOTS, -(-len(self.slots) // PAGE_SLOTS)):
-                named = self.slots.instruments[page * PAGE_SLOTS : (page + 1) * PAGE_SLOTS]
-                groups.append([(pages.slots_key(page), pages.encode_slots(named))])
-            self._saved_slots = len(self.slots)
-        groups += self._flush_rows()
-        changes = self.books.dirty(Consumer.BARRIER)
-        for change in changes:
-            group: list[Record] = [(pages.book_key(pages.BOOK, change.slot), self.books.header_bytes(change.slot))]
-            group += [(pages.chunk_key(change.slot, c), self.books.chunk_bytes(c)) for c in change.chunks]
-            group += [(pages.chunk_key(change.slot, c), None) for c in change.dropped]
-            if change.pending:
-                group.append(
-                    (pages.book_key(pages.PENDING, change.slot), self.books.pending_bytes(change.slot) or None)
-                )
-            groups.append(group)
-        self.books.mark_clean([change.slot for change in changes], Consumer.BARRIER)
-        newest = max((s.heard_ms for s in self.sources.values()), default=0)
-        self.sources = {k: s for k, s in self.sources.items() if s.heard_ms > newest - FORGET_SOURCE_MS}
-        return groups, dict(self.sources)
-
-    def _flush_rows(self) -> list[list[Record]]:
-        """Changed pages of rows and of windows.
-
-        A bar's page goes with that of its windows, or windows that a crash left ahead would not close again into a bar
-        that it left behind.
-        """
-        groups: list[list[Record]] = []
-        windows, rows = self.windows, self.rows
-        with_windows: dict[int, list[Record]] = {}
-        for page in np.flatnonzero(windows.dirty).tolist():
-            slots = slice(page * PAGE_SLOTS, (page + 1) * PAGE_SLOTS)
-            # A page that a crash left ahead of the control page stays ahead while the frames between are seen again.
-            version = windows.page_version[page] = max(self.applied, int(windows.page_version[page]))
-            body = encode_page(version, windows.ends[slots], windows.values[slots], windows.sums[slots])
-            with_windows[page] = [(pages.windows_key(page), body)]
-            groups.append(with_windows[page])
-        for plane, page in np.argwhere(rows.dirty).tolist():
-            facet = rows.facet_of[plane]
-            version = rows.page_version[plane, page] = max(self.applied, int(rows.page_version[plane, page]))
-            body = pages.encode_rows(version, rows.rows[plane, page * PAGE_SLOTS : (page + 1) * PAGE_SLOTS])
-            record = (pages.rows_key(facet, page), body)
-            if facet in _BARS and page in with_windows:
-                with_windows[page].append(record)
-            else:
-                groups.append([record])
-        windows.dirty[:] = False
-        rows.dirty[:] = False
-        return groups
-
-    def rewrite_pages(self) -> None:
-        """Everything is to be flushed again."""
-        self._saved_slots = 0
-        self.rows.dirty[:] = True
-        self.windows.dirty[:] = True
-        self.books.mark_dirty(Consumer.BARRIER)
-
     def advance(self, version: int) -> None:
         """Count a record as applied that held nothing applicable."""
         self.applied = max(self.applied, version)
-
-    def load(self, records: Iterable[tuple[bytes, bytes]]) -> None:
-        """Restore from the pages of a fresh partition (bodies without token, keys rising); other keys are passed over.
-
-        Raises:
-            CorruptPage: a page is damaged or one that another page speaks of is missing.
-        """
-        rows: list[tuple[bytes, bytes]] = []
-        headers: dict[int, bytes] = {}
-        pending: dict[int, bytes] = {}
-        chunks: dict[int, dict[int, bytes]] = defaultdict(dict)
-        for key, body in records:
-            match key[:1]:
-                case pages.SLOTS:
-                    if pages.numbers(key)[0] * PAGE_SLOTS != len(self.slots):
-                        raise CorruptPage(f"slot page {pages.numbers(key)[0]} follows {len(self.slots)} slots")
-                    self.add(pages.decode_slots(body))
-                case pages.ROWS:
-                    rows.append((key, body))
-                case pages.WINDOWS:
-                    self.windows.load(pages.numbers(key)[0], *decode_page(body))
-                case pages.BOOK:
-                    headers[pages.numbers(key)[0]] = body
-                case pages.CHUNK:
-                    slot, chunk = pages.numbers(key)
-                    chunks[slot][chunk] = body
-                case pages.PENDING:
-                    pending[pages.numbers(key)[0]] = body
-        self._saved_slots = len(self.slots)
-        for key, body in rows:
-            facet, page = pages.numbers(key)
-            self.rows.ensure((page + 1) * PAGE_SLOTS, 1 << facet)
-            plane = self.rows.plane_of[facet]
-            version, values = pages.decode_rows(body)
-            self.rows.page_version[plane, page] = version
-            self.rows.rows[plane, page * PAGE_SLOTS : (page + 1) * PAGE_SLOTS] = values
-        for slot, header in headers.items():
-            self.books.load(slot, header, chunks[slot], pending.get(slot, b""))

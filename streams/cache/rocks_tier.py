@@ -16,6 +16,7 @@ from models.cache.mark import ABSENT
 from models.cache.version import NOTHING
 from models.errors import CorruptPage, CorruptStore, MarketPrismError, ServiceUnavailable
 from models.market.facets import BOOK
+from models.market.row_page import EMPTY_PAGE, decode_rows
 from streams.cache.held import Held, held_book, held_value
 from streams.cache.rocks import store_path
 from streams.cache.secondary import Secondary
@@ -53,6 +54,7 @@ class RocksTier:
         return f"RocksTier({len(self._stores)}/{len(self._paths)} stores)"
 
     async def open(self) -> None:
+        await asyncio.to_thread(decode_rows, EMPTY_PAGE)  # compiled, or loaded, before somebody waits for a row
         self._own_files = tempfile.TemporaryDirectory(prefix="marketprism-")
         for partition in self._paths:
             self.catch_up(partition, seek=True)

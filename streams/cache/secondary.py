@@ -15,15 +15,15 @@ from typing import NamedTuple
 import rocksdict
 
 from models.cache.mark import ABSENT, Mark
-from models.errors import CorruptStore
+from models.errors import CorruptPage, CorruptStore
 from models.market import pages
 from models.market.book_page import decode_header, encode_wire_header
 from models.market.conflate import PAGE_SLOTS
 from models.market.facets import N_COLUMNS
+from models.market.row_page import decode_rows
 from streams.kafka.disk import REWRITE, UNFINISHED, close, store_errors
 
 _TOKEN_BYTES = 8
-_FIRST_ROW = 2 * _TOKEN_BYTES  # behind the owner's token and the page's version
 _ROW_BYTES = 8 * N_COLUMNS
 _EXPONENTS = struct.Struct("<2b")
 _MAX_PAGES = 1024  # kept between two calls of `catch_up`, 5 kB each
@@ -64,7 +64,7 @@ class Secondary:
         self.floors: dict[str, int] = {}
         self._slots: dict[int, Slot] = {}  # by the instrument's hash
         self._slots_are_new = False
-        self._pages: dict[tuple[int, int], bytes | None] = {}  # of rows, by facet and number
+        self._pages: dict[tuple[int, int], bytes | None] = {}  # the rows of a page, by facet and number
         self._folder = os.stat(path).st_ino
         self._seen: object = None
         options = rocksdict.Options(raw_mode=True)
@@ -120,8 +120,7 @@ class Secondary:
             page = self._read_page(facet, page_number)
         if page is None:
             return None
-        start = _FIRST_ROW + in_page * _ROW_BYTES
-        row = page[start : start + _ROW_BYTES]
+        row = page[in_page * _ROW_BYTES : (in_page + 1) * _ROW_BYTES]
         if row[24:32] == b"\0\0\0\0\0\0\0\0":  # rows that were applied
             return None
         body = b"%b%b%b%c\0\0\0\0\0" % (row[8:24], row[32:], slot.exponents, facet)
@@ -151,9 +150,13 @@ class Secondary:
         close(self._db)
 
     def _read_page(self, facet: int, number: int) -> bytes | None:
-        page: bytes | None = self._db.get(pages.rows_key(facet, number))
-        if page is not None and len(page) != _FIRST_ROW + PAGE_SLOTS * _ROW_BYTES:
-            raise CorruptStore(f"{self.path}: page {number} of facet {facet} has {len(page)} bytes")
+        data = self._db.get(pages.rows_key(facet, number))
+        page = None
+        if data is not None:
+            try:
+                page = decode_rows(pages.split_token(data)[1])[1].astype("<i8", copy=False).tobytes()
+            except CorruptPage as exc:
+                raise CorruptStore(f"{self.path}: page {number} of facet {facet}: {exc}") from exc
         if len(self._pages) >= _MAX_PAGES:
             self._pages.clear()
         self._pages[facet, number] = page

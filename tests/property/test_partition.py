@@ -22,6 +22,7 @@ from models.market.conflate import NOTHING, OWN_BAR
 from models.market.facets import TS_RECV, VERSION
 from models.market.pages import Flush, Record
 from models.market.partition import MarketPartition
+from models.market.row_page import decode_rows, encode_rows
 from models.windows.page import decode_page, encode_page
 from models.windows.window import NO_WATERMARK, NOT_OPEN
 from streams.kafka.owned import OwnedPartition
@@ -280,8 +281,7 @@ def without_watermark(records: Iterable[tuple[bytes, bytes]]) -> list[tuple[byte
 def without_page_versions(records: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Row pages as if they did not say what they hold."""
     return [
-        (key, pages.encode_rows(NOTHING, pages.decode_rows(body)[1]) if key[:1] == pages.ROWS else body)
-        for key, body in records
+        (key, encode_rows(NOTHING, decode_rows(body)[1]) if key[:1] == pages.ROWS else body) for key, body in records
     ]
 
 

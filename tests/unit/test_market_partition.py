@@ -9,7 +9,8 @@ import pytest
 from models.errors import CorruptFrame, CorruptPage
 from models.market import facets, pages
 from models.market.instruments import Instrument
-from models.market.partition import FORGET_SOURCE_MS, Applied, MarketPartition, PositionGap, open_frame
+from models.market.partition import Applied, MarketPartition, PositionGap, open_frame
+from models.market.partition_state import FORGET_SOURCE_MS
 from models.market.tick import Action, Kind, Side, TickArray
 from streams.kafka.owned import OwnedPartition
 from tests.books import diff, sides, snapshot
@@ -310,7 +311,7 @@ def test_start_of_a_run_leaves_pages_that_were_written_after_it(partition: Parti
         ([(pages.slots_key(1), pages.encode_slots(INSTRUMENTS[64:]))], "slot page 1 follows 0 slots"),
         ([(pages.slots_key(0), pages.encode_slots(INSTRUMENTS[:3])), (pages.slots_key(1), b"\x90")], "follows 3 slots"),
         ([(pages.slots_key(0), b"\xc1")], "slot page cannot be read"),
-        ([(pages.rows_key(0, 0), bytes(100))], "a row page has 100 bytes"),
+        ([(pages.rows_key(0, 0), bytes(100))], "a row page of 100 bytes ends early"),
     ],
 )
 def test_pages_that_do_not_fit_are_refused(records: list[tuple[bytes, bytes]], what: str) -> None:
