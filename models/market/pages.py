@@ -8,7 +8,7 @@ token is in the header `t`. Numbers in keys are big-endian, so that a scan meets
 | `O` | owner record: token = epoch << 48 or its Kafka offset; the value's own token is epoch << 48; text for people |
 | `S` page u32 | msgpack list of the definitions of slots 64 * page ... |
 | `R` facet u8, page u32 | source version i64, state rows of 64 slots (`models.market.row_page`) |
-| `W` page u32 | source version i64, open windows of 64 slots (`models.windows.page`) |
+| `W` page u32 | source version i64, twice; open windows of 64 slots (`models.windows.page`) |
 | `B` slot u32 | book header, `K` slot u32, chunk u32: its levels, `P` slot u32: its pending rows |
 | `E` key | generic entry: version i64 big-endian, msgpack entry; a grave of a key that is gone is the version alone |
 | `C` | control page: what decides whether a row counts (rule 3), msgpack |

@@ -8,14 +8,13 @@ from collections.abc import Iterable
 import numpy as np
 
 from models.errors import CorruptPage
-from models.market import facets, pages
+from models.market import facets, pages, row_page
 from models.market.book import BookPool, Consumer
 from models.market.conflate import PAGE_SLOTS, Rows
 from models.market.instruments import Instrument
 from models.market.pages import Record, SourcePosition
-from models.market.row_page import decode_rows, encode_pages
 from models.market.slots import SlotTable
-from models.windows.page import decode_page, encode_page
+from models.windows import page as window_page
 from models.windows.tumbling import Windows
 from models.windows.window import INTERVALS
 
@@ -73,19 +72,20 @@ class PartitionState:
         A bar's page goes with that of its windows, or windows that a crash left ahead would not close again into a bar
         that it left behind.
         """
-        groups: list[list[Record]] = []
         windows, rows = self.windows, self.rows
-        with_windows: dict[int, list[Record]] = {}
-        for page in np.flatnonzero(windows.dirty).tolist():
-            slots = slice(page * PAGE_SLOTS, (page + 1) * PAGE_SLOTS)
+        for part in (windows, rows):
             # A page that a crash left ahead of the control page stays ahead while the frames between are seen again.
-            version = windows.page_version[page] = max(self.applied, int(windows.page_version[page]))
-            body = encode_page(version, windows.ends[slots], windows.values[slots], windows.sums[slots])
-            with_windows[page] = [(pages.windows_key(page), body)]
-            groups.append(with_windows[page])
+            part.page_version[part.dirty] = np.maximum(part.page_version[part.dirty], self.applied)
+        numbers = np.flatnonzero(windows.dirty)
+        of_windows = window_page.encode_pages(
+            windows.ends, windows.values, windows.sums, numbers, windows.page_version[windows.dirty]
+        )
+        with_windows: dict[int, list[Record]] = {
+            page: [(pages.windows_key(page), body)] for page, body in zip(numbers.tolist(), of_windows, strict=True)
+        }
+        groups = list(with_windows.values())
         planes, numbers = np.nonzero(rows.dirty)
-        rows.page_version[rows.dirty] = np.maximum(rows.page_version[rows.dirty], self.applied)
-        bodies = encode_pages(rows.rows, planes, numbers, rows.page_version[rows.dirty])
+        bodies = row_page.encode_pages(rows.rows, planes, numbers, rows.page_version[rows.dirty])
         for plane, page, body in zip(planes.tolist(), numbers.tolist(), bodies, strict=True):
             facet = rows.facet_of[plane]
             record = (pages.rows_key(facet, page), body)
@@ -138,7 +138,7 @@ class PartitionState:
                 case pages.ROWS:
                     rows.append((key, body))
                 case pages.WINDOWS:
-                    self.windows.load(pages.numbers(key)[0], *decode_page(body))
+                    self.windows.load(pages.numbers(key)[0], *window_page.decode_page(body))
                 case pages.BOOK:
                     headers[pages.numbers(key)[0]] = body
                 case pages.CHUNK:
@@ -151,7 +151,7 @@ class PartitionState:
             facet, page = pages.numbers(key)
             self.rows.ensure((page + 1) * PAGE_SLOTS, 1 << facet)
             plane = self.rows.plane_of[facet]
-            version, values = decode_rows(body)
+            version, values = row_page.decode_rows(body)
             self.rows.page_version[plane, page] = version
             self.rows.rows[plane, page * PAGE_SLOTS : (page + 1) * PAGE_SLOTS] = values
         for slot, header in headers.items():

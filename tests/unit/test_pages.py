@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ import pytest
 
 from models.errors import CorruptPage
 from models.market import pages
+from models.market.blocks import encode_blocks
 from models.market.facets import N_COLUMNS, TS_EVENT, TS_RECV, V0
 from models.market.instruments import Instrument
 from models.market.pages import ControlPage, SourcePosition
@@ -128,6 +130,40 @@ def test_damaged_page_is_refused(name: str, damage: object) -> None:
     decode = {"slots": pages.decode_slots, "control": pages.decode_control}[name]
     with pytest.raises(CorruptPage, match="cannot be read"):
         decode(damage(BODIES[name]()))  # type: ignore[operator]
+
+
+def window_page(end: int, count: int, *, versions: tuple[int, int] = (7, 7), size: int = 0) -> bytes:
+    """A page whose first instrument has ten seconds open."""
+    rows = np.zeros((64, 8, 7), np.int64)
+    rows[0, 6] = end, 1, 2, 1, 2, 5, count
+    blocks = [
+        encode_blocks(
+            numbers.reshape(-1), np.zeros(1, np.int64), n_rows=n_rows, near=np.zeros(k, np.uint64),
+            versions=np.array([version]),
+        )[0]
+        for numbers, n_rows, k, version in zip((rows, np.ones(192, np.int64)), (512, 64), (7, 3), versions, strict=True)
+    ]  # fmt: skip
+    return struct.pack("<I", len(blocks[0]) + size) + blocks[0] + blocks[1]
+
+
+def test_window_page_that_cannot_be_is_refused() -> None:
+    _, ends, values, _ = decode_page(window_page(1_760_000_010, 3))
+    assert (ends[0, 6], values[0, 6].tolist()) == (1_760_000_010, [1, 2, 1, 2, 5, 3])
+    for body, what in (
+        (window_page(1_760_000_011, 3), "windows that cannot be"),  # no ten seconds end then
+        (window_page(1_760_000_010, 0), "windows that cannot be"),
+        (window_page(1_760_000_010, -1), "windows that cannot be"),
+        (window_page(1_760_000_010, 3, versions=(7, 8)), "blocks of two versions"),
+        (window_page(1_760_000_010, 3, size=1), "first block of a window page of .* ends early or has bytes left over"),
+        (
+            window_page(1_760_000_010, 3) + b"\0",
+            "second block of a window page of .* ends early or has bytes left over",
+        ),
+        (window_page(1_760_000_010, 3, size=10**6), "first block"),
+        (b"\0\0\0", "a window page of 3 bytes"),
+    ):
+        with pytest.raises(CorruptPage, match=what):
+            decode_page(body)
 
 
 def test_a_token_is_the_epoch_that_an_owner_record_carries_and_the_offset_it_gets() -> None:
