@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from models.errors import CorruptFrame, CorruptPage
 from models.market.facets import FACETS
@@ -17,7 +18,7 @@ from models.market.instruments import INSTRUMENT_REF
 from models.market.partition import MarketPartition
 from models.market.tick import Kind
 from models.windows.frame import COUNT_BITS, HEADER, decode_windows, encode_windows
-from models.windows.page import decode_page, encode_page
+from models.windows.page import decode_page, encode_page, encode_pages
 from models.windows.tumbling import Windows, checksum
 from models.windows.window import INTERVALS_S, NOT_OPEN, RING, SECOND_NS
 from tests.feeds import BUSY, INSTRUMENTS, log_of
@@ -110,16 +111,36 @@ def test_the_feed_of_these_tests_has_late_trades_and_windows_of_every_length(see
     assert {bar[1] for bar in plain.closed} == {1, 10, 60}
 
 
+def windows_of(seed: int, n_slots: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
+    """Any ends, values and sums that some slots may have."""
+    rng = np.random.default_rng(seed)
+    is_open = rng.integers(0, 2, (n_slots, 8)) == 1
+    lengths = np.array([1] * RING + [10, 60])
+    ends = np.where(is_open, rng.integers(-(2**55), 2**55, (n_slots, 8)) * lengths, NOT_OPEN)
+    values = rng.integers(-(2**63), 2**63 - 1, (n_slots, 8, 6))
+    values[:, :, 5] = rng.integers(1, 2**62, (n_slots, 8))
+    sums = rng.integers(0, 2**64 - 1, (n_slots, 3), np.uint64) * rng.integers(0, 2, (n_slots, 1), np.uint64)
+    return ends, values, sums
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**32))
+def test_many_pages_in_one_call_are_those_of_single_calls(seed: int) -> None:
+    ends, values, sums = windows_of(seed, 64 * 40)
+    numbers = np.random.default_rng(seed).permutation(40)[:37]
+    versions = numbers * 3 - 5
+    slots = [slice(64 * number, 64 * (number + 1)) for number in numbers.tolist()]
+    assert list(encode_pages(ends, values, sums, numbers, versions)) == [
+        encode_page(version, ends[some], values[some], sums[some])
+        for version, some in zip(versions.tolist(), slots, strict=True)
+    ]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32))
 def test_a_page_is_read_as_what_was_written(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    is_open = rng.integers(0, 2, (64, 8)) == 1
-    lengths = np.array([1] * RING + [10, 60])
-    ends = np.where(is_open, rng.integers(-(2**55), 2**55, (64, 8)) * lengths, NOT_OPEN)
-    values = rng.integers(-(2**63), 2**63 - 1, (64, 8, 6))
-    values[:, :, 5] = rng.integers(1, 2**62, (64, 8))
-    sums = rng.integers(0, 2**64 - 1, (64, 3), np.uint64) * rng.integers(0, 2, (64, 1), np.uint64)
+    ends, values, sums = windows_of(seed, 64)
+    is_open = ends != NOT_OPEN
     body = encode_page(-5, ends, values, sums)
     version, found_ends, found_values, found_sums = decode_page(body)
     assert version == -5
