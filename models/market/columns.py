@@ -187,12 +187,10 @@ def _encode_column(values, group, n_groups, lo, hi, out, at):  # type: ignore[no
     m = n - n_zeros
     if codec == _FRAME_BASE and 2 * (_flag_bytes(n) + width * m) < width * n:
         at = _write_head(out, at, _SPARSE, width, pow10, m)
-        out[at : at + 8].view(np.int64)[0] = bottom
-        codes_at = at + 8 + _flag_bytes(n)
+        bases, codes_at = out[at : at + 8].view(np.int64), at + 8 + _flag_bytes(n)
+        bases[0] = bottom
         _drop_zeros(values, out[at + 8 : codes_at].view(np.uint64))
-        _store_codes(
-            out[codes_at : codes_at + width * m], width, values[:m], group, False, out[at : at + 8].view(np.int64), pow10
-        )
+        _store_codes(out[codes_at : codes_at + width * m], width, values[:m], group, False, bases, pow10)
         return _pad(out, codes_at, width * m)
     at = _write_head(out, at, codec, width, pow10, entries)
     grouped = codec == _INSTRUMENT_BASE
