@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import CorruptFrame
-from models.market.columns import FAULTS, N_COLUMNS, decode_columns, encode_columns, room
+from models.market.column_decoder import decode_columns
+from models.market.column_encoder import encode_columns
+from models.market.columns import FAULTS, N_COLUMNS, room
 from models.market.listing import listing_bytes, pack_listing, unpack_listing
 from models.windows.window import INTERVALS_S, N_CLOSED, SECOND_NS
 
