@@ -29,9 +29,9 @@ ROCKSDB = {
 
 
 class _Options(RocksDBOptions):  # type: ignore[misc]
-    """Faust's, without compression: what a barrier writes the next ones replace.
+    """Faust's, without compression: what a barrier writes the next ones replace, and rows are packed already.
 
-    Compressing and unpacking 48 MB of pages took 80 ms of background CPU where writing them takes 28.
+    Of 22 MB of pages, all of a barrier of 100,000 instruments, lz4 would save 7 and cost each compaction twice.
     """
 
     def as_options(self) -> rocksdict.Options:
