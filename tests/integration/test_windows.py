@@ -128,7 +128,7 @@ async def test_windows_out_of_a_backlog_are_all_on_their_topic_once(
     await ensure_topics(settings)
     async with tick_log(settings, SeededTicks(20_000, seed=3), frame_ticks=4096) as log:
         await log.send_opening()
-        await log.send(3_000_000)
+        await log.send(4_000_000)
         async with WorkerProcess(settings, tmp_path / "log"):
             await wait_served(settings, log.sender.offsets, DEADLINE_S)
             n_closed = await metric(settings, "marketprism_windows_closed_total")
